@@ -1,0 +1,86 @@
+"""Every error that catsweep raises for people.
+
+CatsweepError                what was found, what was expected, and the next move
+|-- SpecError                the YAML is wrong: a list of problems, each with file and line      (exit 2)
+|-- DataError                a task's data is not what its YAML says                             (exit 2)
+|-- ModelError               a model, tokenizer or pair cannot do what is asked of it            (exit 2)
+|-- TableError               a table of foreign results cannot be read as a cascade              (exit 2)
+|-- SweepChangedError        the sweep on storage was made with other settings                   (exit 2)
+|-- StorageError             a file on storage is damaged, missing or held by another driver     (exit 1)
+|-- ClusterError             the Ray cluster cannot run what is asked of it                      (exit 1)
+`-- TrialDivergedError       the training loss became NaN or infinite; the trial ends, the sweep goes on
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class CatsweepError(Exception):
+    """Base of every error that catsweep raises on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a YAML file or an override.
+
+    where: "FILE:LINE", or "override key=value" for the command line. path: the dotted path inside the document.
+    """
+
+    where: str
+    path: str
+    found: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.path}: found {self.found}; expected {self.expected}"
+        return f"{text}. {self.hint}" if self.hint else text
+
+
+class SpecError(CatsweepError):
+    """The YAML is wrong. Carries every problem that was found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class DataError(CatsweepError):
+    """A task's data is not what its YAML says."""
+
+    exit_code = 2
+
+
+class ModelError(CatsweepError):
+    """A model, a tokenizer or a pair of models cannot do what is asked of it."""
+
+    exit_code = 2
+
+
+class TableError(CatsweepError):
+    """A table of foreign results cannot be read as a cascade."""
+
+    exit_code = 2
+
+
+class SweepChangedError(CatsweepError):
+    """The sweep on storage was made with settings that cannot be mixed with the new ones."""
+
+    exit_code = 2
+
+
+class StorageError(CatsweepError):
+    """A file on storage is damaged, missing, or held by another driver."""
+
+
+class ClusterError(CatsweepError):
+    """The Ray cluster cannot run what is asked of it."""
+
+
+class TrialDivergedError(CatsweepError):
+    """The training loss became NaN or infinite."""

@@ -1,0 +1,241 @@
+"""Plain files on storage: folders that exist once their manifest does, rows of answers, records of trials.
+
+The root holds `cache/` (content-addressed, shared by all sweeps) and one folder a sweep:
+
+    <root>/cache/<kind>/<key>/                     made once, ends with manifest.json
+    <root>/<sweep>/sweep.json                      the resolved sweep
+    <root>/<sweep>/trials/<task>/<stratum>/<n>/    spec.json steps.jsonl rows.parquet record.json checkpoint/
+    <root>/<sweep>/confirm/<task>/<stratum>/<n>-seed<s>/   the same, with the rows of calibration and test too
+    <root>/<sweep>/curves/ report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catsweep.errors import StorageError
+
+MANIFEST = "manifest.json"
+Status = Literal["finished", "stopped", "diverged", "failed"]
+
+
+def storage_root(out: Path | str | None = None) -> Path:
+    """The absolute root of all results: the argument, else CATSWEEP_HOME, else ~/catsweep.
+
+    A relative root would be lost with the folder that Ray unpacks a job into.
+    """
+    chosen = out or os.environ.get("CATSWEEP_HOME") or "~/catsweep"
+    return Path(chosen).expanduser().absolute()
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees all of it or nothing, also after a kill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = data.encode() if isinstance(data, str) else data
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain data as JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises StorageError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StorageError(f"{path} is missing; expected a JSON file. Run the same command again to make it") from None
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from None
+
+
+@contextlib.contextmanager
+def building(folder: Path, **facts: object) -> Iterator[Path]:
+    """Make a content-addressed folder: fill the yielded temporary one; it is hashed and renamed into place at the end.
+
+    facts: plain data that the manifest keeps beside sizes and hashes. If another process was first, its folder stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        entries = {str(path.relative_to(temporary)): _fingerprint(path) for path in files}
+        write_json(temporary / MANIFEST, {"files": entries, "facts": facts})
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process renamed its own between the two lines
+                temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_complete(folder: Path, *, hashes: bool = True) -> bool:
+    """Whether a content-addressed folder is whole: the manifest is there, and every file has its size and hash.
+
+    hashes=False compares sizes only. A damaged folder counts as missing, so that it is made again.
+    """
+    try:
+        entries = json.loads((folder / MANIFEST).read_bytes())["files"]
+        for name, (size, sha256) in entries.items():
+            path = folder / name
+            if path.stat().st_size != size or (hashes and _fingerprint(path)[1] != sha256):
+                return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts that `building` was given."""
+    facts: dict[str, Any] = read_json(folder / MANIFEST)["facts"]
+    return facts
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+ROW_FIELDS: list[pa.Field] = [
+    pa.field("id", pa.string()),
+    pa.field("group", pa.string()),
+    pa.field("split", pa.string()),
+    pa.field("output", pa.string()),
+    pa.field("num_prompt_tokens", pa.int32()),
+    pa.field("num_output_tokens", pa.int32()),
+    pa.field("token_logprobs", pa.list_(pa.float32())),  # natural log; of the generated tokens or of the picked choice
+    pa.field("token_entropies", pa.list_(pa.float32())),  # nats
+    pa.field("token_margins", pa.list_(pa.float32())),  # probability of the first minus of the second token
+    pa.field("choice_logprobs", pa.list_(pa.float32())),  # summed over each choice's tokens; empty for generation
+    pa.field("choice_num_tokens", pa.list_(pa.int32())),
+]
+"""Columns of rows.parquet, one row an example and split. Each metric adds a column `statistics/<metric>`, a list of
+float64: what its score is computed from when summed over rows (see cascade.metrics)."""
+
+
+def rows_schema(metrics: list[str]) -> pa.Schema:
+    """The schema of rows.parquet for a task with these metrics."""
+    statistics = [pa.field(f"statistics/{metric}", pa.list_(pa.float64())) for metric in metrics]
+    return pa.schema([*ROW_FIELDS, *statistics])
+
+
+def write_rows(path: Path, rows: pa.Table) -> None:
+    """Write rows.parquet, atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_rows(path: Path, split: str | None = None) -> pa.Table:
+    """Read rows.parquet, all of it or one split. Raises StorageError where it is missing or damaged."""
+    try:
+        filters = None if split is None else [("split", "=", split)]
+        return pq.read_table(path, filters=filters)
+    except FileNotFoundError:
+        raise StorageError(f"{path} is missing; run the same command again to make it") from None
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{path} is damaged ({error}); delete its folder and run the same command again") from None
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a trial reports after an evaluation on validation.
+
+    step: optimiser steps so far. objective: the value that the search optimises. metrics: further validation values,
+    named `validation/...`. final: no more steps follow, and rows and record are on storage.
+    """
+
+    step: int
+    objective: float
+    metrics: dict[str, float]
+    final: bool
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended; record.json in its folder. Times are seconds since the epoch."""
+
+    trial_id: str
+    task: str
+    stratum: str
+    number: int
+    role: Literal["trial", "confirm"]
+    seed: int
+    status: Status
+    parameters: dict[str, Any]
+    num_steps: int
+    objective: float | None
+    metrics: dict[str, float]
+    started_at: float
+    ended_at: float
+    train_flops: float = 0.0
+    num_parameters: int = 0
+    small_shape: dict[str, Any] = field(default_factory=dict)
+    large_shape: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # versions, commit, host, cache keys, fast path, kept share ...
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON data."""
+        return asdict(self)
+
+
+def write_record(folder: Path, record: TrialRecord) -> None:
+    """Write record.json: from now on the trial has ended."""
+    write_json(folder / "record.json", record.to_json())
+
+
+def read_record(folder: Path) -> TrialRecord | None:
+    """The record of a trial's folder, or None where the trial has not ended."""
+    path = folder / "record.json"
+    return TrialRecord(**read_json(path)) if path.exists() else None
+
+
+def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list[TrialRecord]:
+    """All records of a sweep in the order of their folders."""
+    paths = sorted((sweep_folder / role).rglob("record.json"))
+    return [record for path in paths if (record := read_record(path.parent)) is not None]
+
+
+def append_step(folder: Path, step: int, metrics: dict[str, float], at: float) -> None:
+    """Add a line to steps.jsonl. A line cut by a kill is ignored by `read_steps`."""
+    line = json.dumps({"step": step, "at": at, **metrics}, allow_nan=False)
+    with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_steps(folder: Path) -> list[dict[str, float]]:
+    """The lines of steps.jsonl; where a resumed trial repeated a step, the last line of that step and kind counts."""
+    path = folder / "steps.jsonl"
+    if not path.exists():
+        return []
+    merged: dict[float, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        merged.setdefault(values["step"], {}).update(values)
+    return [merged[step] for step in sorted(merged)]

@@ -1,0 +1,87 @@
+"""What is searched, by which sampler, stopped by which scheduler, and judged by which objective."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from catsweep.spec.base import Spec
+
+
+class AudcObjective(Spec):
+    """Area under the deferral curve: quality averaged over all deferral rates. Higher is better."""
+
+    kind: Literal["audc"] = "audc"
+
+
+class QualityAtCostObjective(Spec):
+    """The highest quality of an operating point within a cost. Higher is better."""
+
+    kind: Literal["quality_at_cost"] = "quality_at_cost"
+    cost: float = Field(description="Largest cost, as a share of the mean cost of the large model alone", gt=0, le=2)
+
+
+class CostAtQualityObjective(Spec):
+    """The lowest cost of an operating point that reaches a quality, as a share of the large model alone. Lower is better."""
+
+    kind: Literal["cost_at_quality"] = "cost_at_quality"
+    quality: float = Field(description="Quality to reach, in the metric's own unit", ge=0, le=100)
+
+
+ObjectiveSpec = Annotated[AudcObjective | QualityAtCostObjective | CostAtQualityObjective, Field(discriminator="kind")]
+
+
+class TpeSampler(Spec):
+    """Optuna's tree-structured Parzen estimator; the first trials are random, the same for every stratum of a task."""
+
+    type: Literal["tpe"] = "tpe"
+    seed: int = Field(0, description="Seed of the suggestions", ge=0)
+    num_startup_trials: int = Field(8, description="Random trials before the estimator starts", ge=1)
+
+
+class RandomSampler(Spec):
+    """Random search."""
+
+    type: Literal["random"] = "random"
+    seed: int = Field(0, description="Seed of the suggestions", ge=0)
+
+
+SamplerSpec = Annotated[TpeSampler | RandomSampler, Field(discriminator="type")]
+
+
+class AshaScheduler(Spec):
+    """Asynchronous successive halving: at each rung only the best 1/reduction_factor go on. One for each task and
+    stratum, so that strata never stop each other."""
+
+    type: Literal["asha"] = "asha"
+    grace_period: int = Field(description="Steps before the first rung", ge=1)
+    reduction_factor: int = Field(
+        3, description="Rungs are this factor apart; the share that goes on is its inverse", ge=2
+    )
+
+
+class NoScheduler(Spec):
+    """Every trial runs its full steps."""
+
+    type: Literal["none"] = "none"
+
+
+SchedulerSpec = Annotated[AshaScheduler | NoScheduler, Field(discriminator="type")]
+
+
+class SearchSpec(Spec):
+    """The search over one task's training settings; each task and stratum has a study of its own."""
+
+    num_samples: int = Field(8, description="Trials for each task and each stratum", ge=1, le=100_000)
+    stratify: list[str] = Field(
+        ["loss.kind", "loss.filter.kind"],
+        description="Dotted paths of the space; every combination of their options gets the same tuning budget",
+    )
+    metric: ObjectiveSpec = Field(AudcObjective(), description="What the search optimises, on validation")
+    sampler: SamplerSpec = Field(TpeSampler(), description="How trials are suggested")
+    scheduler: SchedulerSpec = Field(NoScheduler(), description="Which trials are stopped early")
+    confirm_seeds: int = Field(
+        3, description="Runs of each stratum's winner with new seeds; only they see test", ge=1, le=64
+    )
+    space: dict[str, Any] = Field({}, description="Fields of `training` with their dimensions; options may be nested")

@@ -1,0 +1,122 @@
+"""A sweep: one YAML file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from catsweep.spec.base import Name, Spec
+from catsweep.spec.model import LargeSpec, SmallSpec
+from catsweep.spec.search import ObjectiveSpec, SearchSpec
+from catsweep.spec.task import TaskSpec
+from catsweep.spec.training import TrainingSpec
+
+DEFERRAL_RULES = (
+    "mean", "sum", "max", "token_entropy", "choice_max_probability", "choice_margin", "choice_entropy", "random",
+)  # fmt: skip
+
+
+def _known_rule(rule: str) -> str:
+    quantile = re.fullmatch(r"quantile:(0(\.\d+)?|1(\.0+)?)", rule)
+    if rule not in DEFERRAL_RULES and not quantile:
+        raise ValueError(
+            f"unknown deferral rule {rule!r}: one of {', '.join(DEFERRAL_RULES)}, quantile:Q with Q in [0, 1]"
+        )
+    return rule
+
+
+DeferralRuleName = Annotated[str, AfterValidator(_known_rule)]
+
+
+class DataSpec(Spec):
+    """Limits on the rows of every task; rows are picked by hash of their group."""
+
+    max_train_rows: int | None = Field(None, description="Use at most so many training rows", ge=10)
+    max_evaluation_rows: int | None = Field(None, description="Use at most so many rows of every other split", ge=10)
+
+
+class CascadeSpec(Spec):
+    """How curves are computed from the rows."""
+
+    deferral: list[DeferralRuleName] = Field(
+        ["mean"], description="Deferral rules; objectives use the first", min_length=1
+    )
+    costs: list[Literal["flops"]] = Field(["flops"], description="Cost models", min_length=1)
+    num_resamples: int = Field(1_000, description="Bootstrap resamples of the intervals", ge=100, le=100_000)
+    seed: int = Field(0, description="Seed of the resamples", ge=0)
+
+
+class WorkerSpec(Spec):
+    """What one worker process holds on the cluster."""
+
+    num_workers: int = Field(
+        1, description="Worker processes; two or more train with DDP under Ray Train", ge=1, le=4096
+    )
+    cpus_per_worker: float = Field(1, description="CPU cores a worker", gt=0)
+    gpus_per_worker: float = Field(0, description="GPUs a worker; fractions only with one worker", ge=0)
+
+
+class ResourcesSpec(WorkerSpec):
+    """What a trial holds on the cluster, and what the large model's fine-tune and pass hold."""
+
+    large: WorkerSpec = Field(WorkerSpec(), description="Resources of the large model's unit of each task")
+    evaluation_batch_size: int = Field(128, description="Examples in memory at once while evaluating", ge=1)
+
+
+class DistributionSpec(Spec):
+    """What the large model's pass keeps of its distribution for dist and cat_dist, a target token.
+
+    sampled: tokens drawn from the distribution with equal weight, an unbiased estimate (arXiv 2503.16870).
+    top_k: the k most probable tokens with their probabilities; biased unless k reaches the vocabulary.
+    """
+
+    kind: Literal["sampled", "top_k"] = Field("sampled", description="Draw tokens, or keep the most probable ones")
+    num_entries: int = Field(12, description="Entries a target token", ge=1, le=4096)
+
+
+class SweepSpec(Spec):
+    """A search for the best small model of a cascade on each of a list of tasks."""
+
+    name: Name = Field(description="Name of the sweep and of its folder")
+    tasks: list[str] = Field(
+        description="Task names, patterns such as `superglue/*`, tags, or task YAML files", min_length=1
+    )
+    small: SmallSpec = Field(description="The model that is trained")
+    large: LargeSpec = Field(description="The model that answers what the small one defers")
+    distribution: DistributionSpec = Field(DistributionSpec(), description="What dist losses see of the large model")
+    training: TrainingSpec = Field(description="Settings of every training run; the space draws over them")
+    search: SearchSpec = Field(SearchSpec(), description="What is searched and how")
+    data: DataSpec = Field(DataSpec(), description="Limits on rows")
+    cascade: CascadeSpec = Field(CascadeSpec(), description="Deferral rules and cost models")
+    resources: ResourcesSpec = Field(ResourcesSpec(), description="What trials hold on the cluster")
+
+
+class TrialSpec(Spec):
+    """Everything that determines one training run of a small model; stands in the trial's folder as spec.json."""
+
+    sweep: Name = Field(description="Name of the sweep")
+    task: TaskSpec = Field(description="The task")
+    stratum: str = Field(description="Values of the stratified paths, joined by slashes, for example cat_xent/either")
+    number: int = Field(description="Number of the trial in its task and stratum", ge=0)
+    role: Literal["trial", "confirm"] = Field(description="A search trial, or a run of a winner with a new seed")
+    seed: int = Field(description="Seed of weights, dropout, data order and shuffled masks", ge=0)
+    parameters: dict[str, str | float | int | bool | None] = Field(description="Drawn values by dotted path")
+    small: SmallSpec = Field(description="The model that is trained")
+    large: LargeSpec = Field(description="The model that answers deferred queries")
+    distribution: DistributionSpec = Field(description="What dist losses see of the large model")
+    training: TrainingSpec = Field(description="Settings of the run")
+    data: DataSpec = Field(description="Limits on rows")
+    objective: ObjectiveSpec = Field(description="What the search optimises")
+    deferral: DeferralRuleName = Field(description="The deferral rule of the objective")
+    evaluate_at: list[int] = Field(
+        description="Steps after which validation is evaluated and reported; ends at `steps`"
+    )
+    evaluation_batch_size: int = Field(description="Examples in memory at once while evaluating", ge=1)
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's folder below the sweep: task/stratum/number, for confirm runs with their seed."""
+        stem = f"{self.task.task}/{self.stratum.replace('/', '+')}/{self.number:05d}"
+        return f"trials/{stem}" if self.role == "trial" else f"confirm/{stem}-seed{self.seed}"

@@ -1,0 +1,279 @@
+"""YAML text -> plain data that remembers its lines, and pydantic's errors -> problems with file, line and a hint."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+from catsweep.errors import Problem, SpecError
+from catsweep.spec.base import Spec
+
+KeyPath = tuple[str | int, ...]
+MAX_NODES = 100_000
+"""More nodes than this, aliases expanded, is no settings file but an attack (a "YAML bomb")."""
+
+
+@dataclass
+class Document:
+    """One YAML file as plain data. `lines` maps a path of keys to its line; `sources` names another origin, such as
+    an override of the command line."""
+
+    path: Path
+    data: Any
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    sources: dict[KeyPath, str] = field(default_factory=dict)
+
+    def where(self, keys: KeyPath) -> str:
+        """FILE:LINE of the deepest part of the path that the document has."""
+        for length in range(len(keys), -1, -1):
+            if keys[:length] in self.sources:
+                return self.sources[keys[:length]]
+            if keys[:length] in self.lines:
+                return f"{self.path}:{self.lines[keys[:length]]}"
+        return f"{self.path}:1"
+
+    def problem(self, keys: KeyPath, *, found: str, expected: str, hint: str = "") -> Problem:
+        """A problem at a path of this document."""
+        return Problem(self.where(keys), dotted(keys) or "document", found, expected, hint)
+
+
+def dotted(keys: KeyPath) -> str:
+    """`a.b.0.c` of a path of keys."""
+    return ".".join(str(key) for key in keys)
+
+
+def read_yaml(path: Path) -> Document:
+    """Read one YAML file. Raises SpecError: missing, not YAML, a key twice, too large."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "Check the path" if isinstance(error, OSError) else "Save it as UTF-8"
+        raise SpecError([Problem(str(path), "document", _reason(error), "a readable YAML file", hint)]) from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> Document:
+    """The document of a YAML text; `path` stands in messages. Raises SpecError."""
+    document = Document(path, None)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError([Problem(where, "document", f"broken YAML ({reason})", "valid YAML")]) from None
+    except RecursionError:
+        raise SpecError([Problem(str(path), "document", "thousands of nested levels", "a settings file")]) from None
+    if node is not None:
+        document.data = _Builder(document).build(node, ())
+    return document
+
+
+class _Builder:
+    """Turns composed nodes into plain data and notes their lines."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.constructor = yaml.SafeLoader("")
+        self.num_nodes = 0
+
+    def build(self, node: yaml.Node, keys: KeyPath) -> Any:
+        self.num_nodes += 1
+        line = node.start_mark.line + 1
+        if self.num_nodes > MAX_NODES or len(keys) > 64:
+            expected = f"at most {MAX_NODES} nodes and 64 levels"
+            raise SpecError([Problem(f"{self.document.path}:{line}", "document", "a larger file", expected)])
+        self.document.lines.setdefault(keys, line)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, keys)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*keys, index)) for index, child in enumerate(node.value)]
+        try:
+            value = self.constructor.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError):
+            found = f"{node.tag} {node.value!r}"
+            raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, "plain YAML")]) from None
+        # A date, a set or bytes is text to every field of ours.
+        return value if isinstance(value, str | int | float | bool) or value is None else node.value
+
+    def _mapping(self, node: yaml.MappingNode, keys: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                first = self.document.lines[(*keys, key)]
+                raise SpecError([Problem(
+                    f"{self.document.path}:{line}", dotted((*keys, key)), f"the key {key!r} again (first on line {first})",
+                    "every key once",
+                )])  # fmt: skip
+            self.document.lines[(*keys, key)] = line
+            result[key] = self.build(value_node, (*keys, key))
+        return result
+
+
+def apply_override(document: Document, override: str) -> None:
+    """Set `dotted.path=value` (value read as YAML) in the document. Raises SpecError."""
+    path, separator, text = override.partition("=")
+    keys: list[str | int] = [int(key) if key.isdigit() else key for key in path.strip().split(".")]
+    source = f"override {override}"
+    if not separator or not path.strip():
+        raise SpecError(
+            [Problem(source, "command line", repr(override), "KEY=VALUE, for example search.num_samples=4")]
+        )
+    value = parse_yaml(text, Path(source)).data
+    here = document.data
+    for key in keys[:-1]:
+        if isinstance(here, dict):
+            here = here.setdefault(str(key), {})
+        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+            here = here[key]
+        else:
+            raise SpecError([Problem(source, path, f"no map or list at {key!r}", "a path that the YAML has")])
+    last = keys[-1]
+    if isinstance(here, dict):
+        here[str(last)] = value
+    elif isinstance(here, list) and isinstance(last, int) and last < len(here):
+        here[last] = value
+    else:
+        raise SpecError([Problem(source, path, f"no map or list around {last!r}", "a path that the YAML has")])
+    document.sources[tuple(keys)] = source
+
+
+def validation_problems(
+    error: ValidationError,
+    document: Document,
+    root: type[Spec],
+    prefix: KeyPath = (),
+    origin: dict[KeyPath, KeyPath] | None = None,
+) -> list[Problem]:
+    """Problems of a pydantic error.
+
+    prefix: path of the validated value in the document. origin: where parts of a value that was put together came
+    from, as paths in the document.
+    """
+    problems = []
+    for detail in error.errors(include_url=False):
+        keys, spec, field_name = _walk(root, detail)
+        shown = prefix + keys
+        if origin is not None:
+            deepest = next(keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in origin)
+            shown = origin[deepest] + keys[len(deepest) :]
+        problems.append(_problem(detail, document, shown, spec, field_name))
+    return problems
+
+
+def _problem(
+    detail: ErrorDetails, document: Document, keys: KeyPath, spec: type[Spec] | None, name: str | None
+) -> Problem:
+    kind, value = detail["type"], detail["input"]
+    fields = sorted(spec.model_fields) if spec else []
+    if kind == "extra_forbidden":
+        return document.problem(
+            keys,
+            found=f"unknown key {keys[-1]!r}",
+            expected=f"one of {', '.join(fields)}",
+            hint=did_you_mean(str(keys[-1]), fields),
+        )
+    if kind == "missing":
+        help_text = spec.model_fields[name].description if spec and name in spec.model_fields else None
+        return document.problem(keys, found="nothing", expected=f"a value ({help_text})" if help_text else "a value")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = detail.get("ctx", {}).get("expected_tags", "").replace("'", "")
+        tag = str(detail.get("ctx", {}).get("tag", ""))
+        key = detail.get("ctx", {}).get("discriminator", "kind").strip("'()")
+        here = (*keys, key) if (*keys, key) in document.lines else keys
+        found = f"{key} {tag!r}" if tag else f"no {key!r} in {_short(value)}"
+        return document.problem(
+            here, found=found, expected=f"{key}: one of {tags}", hint=did_you_mean(tag, tags.split(", "))
+        )
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return document.problem(keys, found=_short(value), expected="a valid combination", hint=message)
+    hint = ""
+    if kind in ("literal_error", "enum"):
+        options = [option.strip("' ") for option in message.replace(" or ", ", ").split(",")]
+        hint = did_you_mean(str(value), options)
+    return document.problem(keys, found=_short(value), expected=message, hint=hint)
+
+
+def did_you_mean(word: str, options: typing.Iterable[str]) -> str:
+    """`Did you mean 'x'?`, or nothing where no option is close."""
+    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _walk(root: type[Spec], detail: ErrorDetails) -> tuple[KeyPath, type[Spec] | None, str | None]:
+    """The path of an error without pydantic's union tags, the spec class that holds it, and its last field."""
+    keys: list[str | int] = []
+    annotation: Any = root
+    holder: type[Spec] | None = None
+    name: str | None = None
+    for part in detail["loc"]:
+        annotation = _unwrap(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, Spec):
+            holder, name = annotation, str(part)
+            keys.append(part)
+            info = annotation.model_fields.get(str(part))
+            annotation = _field_type(info) if info else Any
+            continue
+        members = typing.get_args(annotation) if _is_union(annotation) else ()
+        chosen = next((member for member in members if str(part) in _tags(member)), None)
+        if chosen is not None:
+            annotation = chosen
+        elif members:
+            annotation = Any  # a plain union such as str | dict: pydantic names the branch, the YAML does not have it
+        else:
+            keys.append(part)
+            arguments = typing.get_args(annotation)
+            annotation = arguments[-1] if arguments else Any
+    annotation = _unwrap(annotation)
+    return tuple(keys), holder, name
+
+
+def _field_type(info: Any) -> Any:
+    metadata = [item for item in info.metadata if isinstance(item, Tag)]
+    return Annotated[info.annotation, metadata[0]] if metadata else info.annotation
+
+
+def _unwrap(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if _is_union(annotation):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        if len(members) == 1:
+            return _unwrap(members[0])
+    return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _tags(member: Any) -> set[str]:
+    tags: set[str] = set()
+    if typing.get_origin(member) is Annotated:
+        tags |= {str(item.tag) for item in typing.get_args(member)[1:] if isinstance(item, Tag)}
+    inner = _unwrap(member)
+    if isinstance(inner, type) and issubclass(inner, Spec):
+        for key in ("kind", "type", "space"):
+            if key in inner.model_fields:
+                tags |= {str(value) for value in typing.get_args(inner.model_fields[key].annotation)}
+    return tags
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

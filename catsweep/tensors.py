@@ -1,0 +1,88 @@
+"""The tensors that travel between data, models, losses and filters, and the legend of their axes.
+
+B  examples of a micro-batch
+S  tokens of the model's input (decoder: prompt and target; encoder-decoder: prompt), padded
+T  tokens of the decoder's input of an encoder-decoder, padded
+N  target tokens of a micro-batch, all examples behind one another, no padding
+K  entries of the large model's sparse distribution at a target token
+V  vocabulary (width of the logits)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TeacherSignal:
+    """What the large model thinks of each target token.
+
+    rank_N: int64 in [0, 255], number of tokens that are more probable than the target (0: right; clipped).
+    logprob_N: float32, log-probability of the target (natural log).
+    ids_NK, weights_NK: sparse distribution for dist losses, int64 and float32, or None. Weights of a row sum to at
+    most 1; sum_k weights * f(ids) estimates the mean of f under the large model.
+    """
+
+    rank_N: Tensor
+    logprob_N: Tensor
+    ids_NK: Tensor | None = None
+    weights_NK: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of training examples.
+
+    input_ids_BS, attention_mask_BS: int64. decoder_input_ids_BT: int64, encoder-decoder only.
+    target_mask: bool, BS for a decoder and BT for an encoder-decoder: positions whose logits predict a target token,
+    in the order of target_ids_N (int64). example_N: int64 in [0, B), the example of each target token.
+    """
+
+    input_ids_BS: Tensor
+    attention_mask_BS: Tensor
+    target_mask: Tensor
+    target_ids_N: Tensor
+    example_N: Tensor
+    decoder_input_ids_BT: Tensor | None = None
+    teacher: TeacherSignal | None = None
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a loss sees: logits_NV (with gradient), target_ids_N, and the large model's signal where the loss needs it.
+
+    generator: source of randomness of filters that draw, seeded by trial and step.
+    """
+
+    logits_NV: Tensor
+    target_ids_N: Tensor
+    teacher: TeacherSignal | None
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Sums over a micro-batch, so that micro-batches and ranks add up.
+
+    loss_sum: scalar with gradient. num_target, num_kept: target tokens, and the sum of their weights (scalars).
+    sums: further detached scalars that are divided by num_target for the log, such as the four quadrants.
+    """
+
+    loss_sum: Tensor
+    num_target: Tensor
+    num_kept: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A copy of a dataclass of tensors (or of a tensor, or None) on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if hasattr(value, "__dataclass_fields__"):
+        moved = {item.name: to_device(getattr(value, item.name), device) for item in fields(value)}
+        return type(value)(**moved)
+    return value
