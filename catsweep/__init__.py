@@ -1,0 +1,1 @@
+"""Train the small model of a language-model cascade."""

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -219,9 +220,9 @@ def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list
     return [record for path in paths if (record := read_record(path.parent)) is not None]
 
 
-def append_step(folder: Path, step: int, metrics: dict[str, float], at: float) -> None:
-    """Add a line to steps.jsonl. A line cut by a kill is ignored by `read_steps`."""
-    line = json.dumps({"step": step, "at": at, **metrics}, allow_nan=False)
+def append_step(folder: Path, step: int, metrics: dict[str, float], at: float | None = None) -> None:
+    """Add a line to steps.jsonl, with the time (seconds since the epoch; default: now). A line cut by a kill is ignored by `read_steps`."""
+    line = json.dumps({"step": step, "at": time.time() if at is None else at, **metrics}, allow_nan=False)
     with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 

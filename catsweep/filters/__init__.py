@@ -1,0 +1,1 @@
+"""Filters: which target tokens count in a loss. Pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""YAML -> frozen typed specs; the only reader of settings."""

@@ -1,0 +1,17 @@
+"""Cascades in plain numbers: rows of answers in, curves and comparisons out. numpy only, nothing is downloaded or drawn.
+
+ragged.py      rows of different lengths as one flat array
+order.py       a hash of ids, and the order in which queries are deferred
+signals.py     what the small model said about its own answers
+rules.py       deferral rules: signals -> uncertainty, high defers
+metrics.py     answers -> sufficient statistics -> quality
+cost.py        token counts -> FLOPs
+curve.py       the n+1 points of a cascade, and what is read off them
+lines.py       the lines beside a cascade: oracle, random, a router
+confidence.py  how well the uncertainty knows where the small model is wrong
+student.py     Student's t distribution
+resample.py    audc of resampled tables
+compare.py     bootstrap over groups, paired differences, macro means, Holm
+columns.py     the columns of a csv or parquet file, and what is wrong with them
+table.py       results of other systems from csv or parquet
+"""

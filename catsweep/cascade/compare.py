@@ -1,0 +1,207 @@
+"""Uncertainty of curves and of their differences (PAPER, Comparing). Group keys are resampled, never rows.
+
+The draws depend on the number of distinct groups, num_resamples and seed alone, so systems on the same rows see the same
+draws, in one call or in several: their draws may be subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from catsweep.cascade.metrics import Metric
+from catsweep.cascade.order import Ids
+from catsweep.cascade.ragged import FloatArray
+from catsweep.cascade.resample import group_counts, prepare, resampled
+from catsweep.cascade.student import two_sided_p, two_sided_quantile
+
+CONFIDENCE = 0.95
+_CELLS_IN_MEMORY = 1 << 18
+"""Weights (resamples * rows) of one chunk, so that its arrays stay in cache: 2 MB each."""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """One cascade on n rows: what its curve is computed from. ids: (n,) text or hashes; statistics: (n, k)."""
+
+    ids: Ids
+    small_statistics: FloatArray
+    large_statistics: FloatArray
+    uncertainty: FloatArray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95% interval and standard error."""
+
+    value: float
+    lower: float
+    upper: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """audc and the quality of each model alone of one system, and their (B,) values on the resamples."""
+
+    audc: float
+    quality_small: float
+    quality_large: float
+    audc_draws: FloatArray
+    quality_small_draws: FloatArray
+    quality_large_draws: FloatArray
+
+    @property
+    def audc_interval(self) -> Interval:
+        return percentile_interval(self.audc, self.audc_draws)
+
+    @property
+    def quality_small_interval(self) -> Interval:
+        return percentile_interval(self.quality_small, self.quality_small_draws)
+
+    @property
+    def quality_large_interval(self) -> Interval:
+        return percentile_interval(self.quality_large, self.quality_large_draws)
+
+
+def bootstrap_curves(
+    systems: Mapping[str, System],
+    *,
+    groups: Sequence[str] | NDArray[np.str_],
+    metric: Metric,
+    num_resamples: int = 1_000,
+    seed: int = 0,
+) -> dict[str, Bootstrap]:
+    """Resampled audc and qualities of systems on the same rows, with the same draws for all.
+
+    groups: (n,) key of each row, in the order of the systems' rows; whole groups are drawn, as many as there are, with
+    replacement. A row that is drawn w times stands w times in its place of the order (its copies share the id's hash),
+    and its audc is exactly that of the resampled table. Mean metrics take one pass of sums over the rows, corpus metrics
+    score every point of every resample. Raises ValueError where the numbers of rows differ.
+    """
+    keys, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    prepared = {
+        name: prepare(
+            ids=system.ids,
+            small_statistics=system.small_statistics,
+            large_statistics=system.large_statistics,
+            uncertainty=system.uncertainty,
+            group_of_row=group_of_row,
+            num_groups=len(keys),
+            metric=metric,
+        )
+        for name, system in systems.items()
+    }
+    once = np.ones((1, len(keys)), dtype=np.int64)
+    parts: dict[str, list[FloatArray]] = {name: [resampled(once, item)] for name, item in prepared.items()}
+    chunk = max(1, _CELLS_IN_MEMORY // len(group_of_row))
+    for counts in group_counts(len(keys), num_resamples, seed, chunk):
+        for name, item in prepared.items():
+            parts[name].append(resampled(counts, item))
+    return {name: _bootstrap(np.concatenate(values)) for name, values in parts.items()}
+
+
+def percentile_interval(value: float, draws: FloatArray) -> Interval:
+    """The estimate with the central 95% of its draws."""
+    tail = (1 - CONFIDENCE) / 2
+    lower, upper = np.quantile(draws, [tail, 1 - tail])
+    return Interval(value, float(lower), float(upper), float(draws.std(ddof=1)))
+
+
+def paired_difference(first: Bootstrap, second: Bootstrap) -> tuple[Interval, FloatArray]:
+    """audc of the first minus the second system on the same rows and draws: the interval, and the (B,) draws."""
+    draws = first.audc_draws - second.audc_draws
+    return percentile_interval(first.audc - second.audc, draws), draws
+
+
+def _bootstrap(values: FloatArray) -> Bootstrap:
+    """values: (1+B, 3) of the table itself and of its resamples, as `resample.resampled` gives them."""
+    area, small, large = values.T
+    return Bootstrap(float(area[0]), float(small[0]), float(large[0]), area[1:], small[1:], large[1:])
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    """Mean over seeds of a task's paired differences. Variances are those of this mean.
+
+    example_variance: from which examples were drawn. seed_variance: from which seeds were; None with one seed, and the
+    interval then holds for that seed only.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    p_value: float
+    example_variance: float
+    seed_variance: float | None
+    num_seeds: int
+
+
+def task_difference(differences: ArrayLike, draws: ArrayLike) -> TaskDifference:
+    """The difference of two systems on one task. Interval and two-sided p by Student's t with num_seeds - 1 degrees.
+
+    differences: (m,) paired difference of each seed. draws: (m, B) their bootstrap draws, the same resamples for all.
+    """
+    values, resampled = np.asarray(differences, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    num_seeds = len(values)
+    example_variance = float(resampled.mean(axis=0).var(ddof=1))
+    seed_variance = float(values.var(ddof=1) / num_seeds) if num_seeds > 1 else None
+    error = math.sqrt(example_variance + (seed_variance or 0.0))
+    degrees = num_seeds - 1 if num_seeds > 1 else math.inf
+    value = float(values.mean())
+    half_width = two_sided_quantile(CONFIDENCE, degrees) * error
+    p_value = two_sided_p(value / error, degrees) if error > 0 else float(value == 0)
+    bounds = (value - half_width, value + half_width)
+    return TaskDifference(value, *bounds, p_value, example_variance, seed_variance, num_seeds)
+
+
+@dataclass(frozen=True)
+class MacroDifference:
+    """A difference over all tasks: kinds weigh equally, then tasks in a kind. by_kind: the mean of each kind."""
+
+    value: float
+    lower: float
+    upper: float
+    p_value: float
+    by_kind: dict[str, float]
+
+
+def macro_difference(
+    kinds: Sequence[str], differences: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0
+) -> MacroDifference:
+    """The macro mean of the differences of T >= 1 tasks; bootstrap over kinds, then over the tasks of each drawn kind.
+
+    kinds: (T,). differences: (T,) in units of quality/scale. p_value: two-sided, twice the smaller share of draws at or
+    beyond 0, counting the estimate as one draw more, so that it is never 0. [ours]
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    names, kind_of_task = np.unique(np.asarray(kinds), return_inverse=True)
+    by_kind = np.bincount(kind_of_task, weights=values) / np.bincount(kind_of_task)
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, len(names), size=(num_resamples, len(names)))
+    means = np.empty(drawn.shape)
+    for kind in range(len(names)):
+        tasks = values[kind_of_task == kind]
+        slots = drawn == kind
+        means[slots] = tasks[random.integers(0, len(tasks), size=(int(slots.sum()), len(tasks)))].mean(axis=1)
+    draws = means.mean(axis=1)
+    value = float(by_kind.mean())
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    interval = percentile_interval(value, draws)
+    p_value = min(1.0, 2 * (tail + 1) / (num_resamples + 1))
+    kind_means = dict(zip(names.tolist(), by_kind.tolist(), strict=True))
+    return MacroDifference(value, interval.lower, interval.upper, p_value, kind_means)
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """(m,) p-values adjusted for m tests by Holm's step-down: below alpha iff rejected at family-wise level alpha."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

@@ -1,0 +1,303 @@
+"""A task's examples as token ids on storage, memory-mapped; and micro-batches of them.
+
+Prompt and target are tokenised as the model will see them: what the prompt's tokens are never depends on the answer.
+White space at the end of the delimiter belongs to the answer (as in lm-evaluation-harness), since most tokenisers join
+a space with the word behind it. Generated targets end with the end token, in the loss and in N; choices do not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from catsweep.errors import DataError
+from catsweep.models import Architecture
+from catsweep.records import building, is_complete
+from catsweep.spec.base import digest
+from catsweep.spec.task import (
+    EmojiNames,
+    FilesSource,
+    HubSource,
+    LanguageIdentification,
+    Lemmas,
+    PackageSource,
+    TaskSpec,
+)
+from catsweep.tasks.examples import Example
+from catsweep.tensors import Batch, TeacherSignal
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Lists of token ids behind one another. ids: int32 (M,), memory-mapped. offsets: int64 (n + 1,)."""
+
+    ids: NDArray[np.int32]
+    offsets: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> IntArray:
+        """Number of tokens of each list, int64 (n,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """One split of a task in tokens.
+
+    prompts, targets: n lists each. choices: the choices of all examples behind one another; example i has the lists
+    choice_offsets[i] to choice_offsets[i + 1] (none for generation). labels: int64 (n,), -1 for generation.
+    """
+
+    prompts: Tokens
+    targets: Tokens
+    choices: Tokens
+    choice_offsets: IntArray
+    labels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's tokens and texts in a folder of the cache."""
+
+    folder: Path
+
+    def tokens(self, split: str) -> TokenSplit:
+        """The token ids of a split, memory-mapped."""
+
+        def load(name: str) -> NDArray[np.int64]:
+            array: NDArray[np.int64] = np.load(self.folder / f"{split}.{name}.npy", mmap_mode="r")
+            return array
+
+        def lists(name: str) -> Tokens:
+            return Tokens(load(f"{name}.ids").view(), load(f"{name}.offsets"))  # type: ignore[arg-type]
+
+        return TokenSplit(lists("prompts"), lists("targets"), lists("choices"), load("choice_offsets"), load("labels"))
+
+    def texts(self, split: str) -> pa.Table:
+        """id, group, prompt, references, choices of a split."""
+        return pq.read_table(self.folder / f"{split}.parquet")
+
+
+def source_fingerprint(task: TaskSpec) -> list[object]:
+    """What the task's rows depend on besides its YAML: file contents or package versions."""
+    match task.source:
+        case FilesSource() as source:
+            names = [source.train, source.validation, source.test]
+            files = [file for name in names if name for file in (name.values() if isinstance(name, dict) else [name])]
+            return [[file, _content_key(Path(file))] for file in files]
+        case PackageSource(reader=EmojiNames()):
+            return ["emoji", importlib.metadata.version("emoji")]
+        case PackageSource(reader=Lemmas() | LanguageIdentification()):
+            return ["simplemma", importlib.metadata.version("simplemma")]
+        case HubSource() as source:
+            return [source.revision]
+        case _:
+            assert_never(task.source)
+
+
+def _content_key(path: Path) -> str:
+    try:
+        return (
+            digest(path.read_bytes().hex())
+            if path.stat().st_size < 2**26
+            else digest([path.stat().st_size, path.stat().st_mtime_ns])
+        )
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}; expected a data file of a task. Check the path in the task's YAML"
+        ) from None
+
+
+def write_task_data(
+    folder: Path,
+    examples: dict[str, list[Example]],
+    task: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
+    *,
+    max_prompt_tokens: int,
+    max_target_tokens: int,
+) -> TaskData:
+    """Tokenise the splits into a folder of the cache, once. Where the large model has rows of its own to train on,
+    `examples` holds them as one more split, `large_train`."""
+    if not is_complete(folder):
+        with building(folder, num_rows={split: len(rows) for split, rows in examples.items()}) as temporary:
+            encoder = _Encoder(task, tokenizer, architecture, max_prompt_tokens, max_target_tokens)
+            for split, rows in examples.items():
+                for name, array in encoder.encode(rows).items():
+                    np.save(temporary / f"{split}.{name}.npy", array)
+                columns = {
+                    "id": [example.id for example in rows],
+                    "group": [example.group for example in rows],
+                    "prompt": [example.prompt for example in rows],
+                    "references": [list(example.references) for example in rows],
+                    "choices": [list(example.choices) for example in rows],
+                }
+                pq.write_table(pa.table(columns), temporary / f"{split}.parquet")
+            tokenizer.save_pretrained(temporary / "tokenizer")
+    return TaskData(folder)
+
+
+class _Encoder:
+    """Tokenises examples of one task for one architecture."""
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        architecture: Architecture,
+        max_prompt: int,
+        max_target: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.decoder = architecture == "decoder"
+        head = task.target_delimiter.rstrip() if self.decoder else ""
+        self.delimiter = head
+        self.gap = task.target_delimiter[len(head) :] if self.decoder else ""
+        self.max_prompt = max_prompt
+        self.max_target = max_target
+        self.end = [] if task.output_type == "multiple_choice" else [tokenizer.eos_token_id]
+
+    def encode(self, examples: Sequence[Example]) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
+        """The arrays of `TokenSplit` by file name."""
+        texts = [example.prompt for example in examples]
+        prompts = self._prompts(texts)
+        targets = self._answers(texts, [example.target for example in examples])
+        choices = self._answers(
+            [example.prompt for example in examples for _ in example.choices],
+            [choice for example in examples for choice in example.choices],
+        )
+        arrays: dict[str, NDArray[np.int64] | NDArray[np.int32]] = {
+            "choice_offsets": _offsets([len(example.choices) for example in examples]),
+            "labels": np.array([example.label for example in examples], dtype=np.int64),
+        }
+        prompts = [ids[-self.max_prompt :] for ids in prompts]
+        targets = [ids[: self.max_target] for ids in targets]
+        for name, lists in (("prompts", prompts), ("targets", targets), ("choices", choices)):
+            arrays[f"{name}.ids"] = np.concatenate([*lists, []]).astype(np.int32)
+            arrays[f"{name}.offsets"] = _offsets([len(ids) for ids in lists])
+        return arrays
+
+    def _prompts(self, prompts: list[str]) -> list[list[int]]:
+        encoded = self._encode([prompt + self.delimiter for prompt in prompts], special=True)
+        return [self._without_end(ids) for ids in encoded] if self.decoder else encoded
+
+    def _answers(self, prompts: list[str], answers: list[str]) -> list[list[int]]:
+        """A decoder's answer is what joint tokenisation puts behind the prompt's tokens, since some tokenisers treat
+        the beginning of a text differently; where joint tokenisation changes the prompt's own tokens, the answer is
+        tokenised alone."""
+        alone = self._encode([self.gap + answer for answer in answers], special=False)
+        if self.decoder:
+            contexts = self._prompts(prompts)
+            joint = self._encode(
+                [
+                    f"{prompt}{self.delimiter}{self.gap}{answer}"
+                    for prompt, answer in zip(prompts, answers, strict=True)
+                ],
+                special=True,
+            )
+            for index, (context, whole) in enumerate(zip(contexts, joint, strict=True)):
+                if whole[: len(context)] == context:
+                    alone[index] = self._without_end(whole[len(context) :])
+        return [[*ids, *self.end] for ids in alone]
+
+    def _encode(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        return encoded
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        """An end token behind the prompt would tell a decoder that all is said; ours is added where it belongs."""
+        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+
+
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def collate(
+    data: TokenSplit,
+    indices: IntArray,
+    *,
+    architecture: Architecture,
+    pad_id: int,
+    start_id: int | None,
+    teacher: TeacherSignal | None = None,
+) -> Batch:
+    """A training micro-batch of the examples `indices`, padded on the right.
+
+    start_id: first token of an encoder-decoder's decoder. teacher: the signal of all target tokens of the split, of
+    which this batch's are taken.
+    """
+    prompts = [data.prompts[index] for index in indices]
+    targets = [data.targets[index] for index in indices]
+    batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
+    if teacher is None:
+        return batch
+    offsets = data.targets.offsets
+    flat_N = torch.from_numpy(np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices]))
+    taken = TeacherSignal(
+        rank_N=teacher.rank_N[flat_N].long(),
+        logprob_N=teacher.logprob_N[flat_N].float(),
+        ids_NK=None if teacher.ids_NK is None else teacher.ids_NK[flat_N].long(),
+        weights_NK=None if teacher.weights_NK is None else teacher.weights_NK[flat_N].float(),
+    )
+    return Batch(**{**vars(batch), "teacher": taken})
+
+
+def sequence_batch(
+    prompts: Sequence[NDArray[np.int32]],
+    targets: Sequence[NDArray[np.int32]],
+    *,
+    architecture: Architecture,
+    pad_id: int,
+    start_id: int | None,
+) -> Batch:
+    """A batch of prompt-target pairs, padded on the right, with logits asked for at the target positions."""
+    lengths = np.array([len(target) for target in targets])
+    target_ids = torch.from_numpy(np.concatenate(targets).astype(np.int64))
+    example = torch.from_numpy(np.repeat(np.arange(len(targets)), lengths))
+    if architecture == "encoder_decoder":
+        assert start_id is not None
+        input_ids, mask = _pad(prompts, pad_id)
+        decoder_ids, _ = _pad([np.concatenate([[start_id], target[:-1]]) for target in targets], pad_id)
+        target_mask = torch.arange(decoder_ids.shape[1])[None] < torch.from_numpy(lengths)[:, None]
+        return Batch(input_ids, mask, target_mask, target_ids, example, decoder_input_ids_BT=decoder_ids)
+    # The logits behind the last prompt token predict the first target token; those behind the last one nothing.
+    input_ids, mask = _pad([np.concatenate([p, t[:-1]]) for p, t in zip(prompts, targets, strict=True)], pad_id)
+    first = torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
+    position = torch.arange(input_ids.shape[1])[None]
+    target_mask = (position >= first) & (position < first + torch.from_numpy(lengths)[:, None])
+    return Batch(input_ids, mask, target_mask, target_ids, example)
+
+
+def _pad(rows: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -1,0 +1,213 @@
+"""One generation or scoring pass an example gives the row from which every curve, rule and metric is computed later.
+
+Decoding is greedy; log-probabilities are the model's own, without any processor (PAPER: answers and confidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+
+from catsweep.cascade.metrics import Metric
+from catsweep.data import TaskData, TokenSplit, sequence_batch
+from catsweep.models import Architecture, TargetLogits
+from catsweep.records import rows_schema
+from catsweep.spec.task import TaskSpec
+from catsweep.tensors import to_device
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to one example. The three lists have an entry for each output token."""
+
+    output: str
+    num_prompt_tokens: int
+    token_logprobs: FloatArray
+    token_entropies: FloatArray
+    token_margins: FloatArray
+    choice_logprobs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    choice_num_tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+
+
+@torch.no_grad()
+def evaluate(
+    module: TargetLogits,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    split: str,
+    task: TaskSpec,
+    metrics: dict[str, Metric],
+    *,
+    architecture: Architecture,
+    batch_size: int,
+    indices: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """Rows (see records.ROW_FIELDS) of a split, in its order, or of its examples `indices` only."""
+    training = module.training
+    module.eval()
+    tokens, texts = data.tokens(split), data.texts(split)
+    chosen = np.arange(len(tokens)) if indices is None else indices
+    answer_batch: Callable[[NDArray[np.int64]], list[Answer]]
+    if task.output_type == "generate_until":
+        new_tokens = task.generation_kwargs.max_gen_toks
+        lengths = tokens.prompts.lengths[chosen]
+
+        def answer_batch(batch: NDArray[np.int64]) -> list[Answer]:
+            return generate(module, tokenizer, tokens, batch, architecture=architecture, max_new_tokens=new_tokens)
+    else:
+        choices_a_row = np.diff(tokens.choice_offsets)
+        batch_size = max(1, batch_size // max(1, int(choices_a_row.max(initial=1))))
+        lengths = tokens.prompts.lengths[chosen]
+        choice_texts = texts["choices"].to_pylist()
+
+        def answer_batch(batch: NDArray[np.int64]) -> list[Answer]:
+            outputs = [choice_texts[index] for index in batch]
+            return score_choices(
+                module, tokenizer, tokens, batch, outputs, architecture=architecture, normalize=task.normalize
+            )
+
+    by_length = chosen[np.argsort(lengths, kind="stable")]
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start : start + batch_size]
+        answers |= dict(zip(batch.tolist(), answer_batch(batch), strict=True))
+    module.train(training)
+    ordered = [answers[index] for index in chosen.tolist()]
+    return _table(ordered, texts.take(pa.array(chosen)), split, metrics)
+
+
+def _table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict[str, Metric]) -> pa.Table:
+    references = texts["references"].to_pylist()
+    columns: dict[str, object] = {
+        "id": texts["id"],
+        "group": texts["group"],
+        "split": [split] * len(answers),
+        "output": [answer.output for answer in answers],
+        "num_prompt_tokens": [answer.num_prompt_tokens for answer in answers],
+        "num_output_tokens": [len(answer.token_logprobs) for answer in answers],
+    }
+    for name in ("token_logprobs", "token_entropies", "token_margins", "choice_logprobs", "choice_num_tokens"):
+        columns[name] = [getattr(answer, name) for answer in answers]
+    for name, metric in metrics.items():
+        columns[f"statistics/{name}"] = [
+            metric.statistics(answer.output, accepted) for answer, accepted in zip(answers, references, strict=True)
+        ]
+    return pa.table(columns, schema=rows_schema(list(metrics)))
+
+
+class _Recorder(LogitsProcessor):  # type: ignore[misc]
+    """Notes log-probability, entropy and margin of the most probable token at every step of generation."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(token_statistics(scores.float()))
+        return scores
+
+
+def token_statistics(logits_NV: Tensor, ids_N: Tensor | None = None) -> Tensor:
+    """(N, 3): log-probability of a token (of the most probable one where ids_N is None), entropy in nats, and the
+    probability of the first minus the second most probable token."""
+    logprobs_NV = logits_NV.log_softmax(1)
+    top_N2 = logprobs_NV.topk(2, dim=1).values
+    chosen_N = top_N2[:, 0] if ids_N is None else logprobs_NV.gather(1, ids_N[:, None]).squeeze(1)
+    # p log p is 0 where p is 0, also where a model masks tokens with -inf
+    entropy_N = -(logprobs_NV.exp() * logprobs_NV.clamp(min=-1e4)).sum(1)
+    margin_N = top_N2[:, 0].exp() - top_N2[:, 1].exp()
+    return torch.stack([chosen_N, entropy_N, margin_N], dim=1)
+
+
+def generate(
+    module: TargetLogits,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TokenSplit,
+    indices: NDArray[np.int64],
+    *,
+    architecture: Architecture,
+    max_new_tokens: int,
+) -> list[Answer]:
+    """Greedy answers to a batch of prompts, with the statistics of every output token, the end token included."""
+    model = module.model
+    device = model.device
+    prompts = [data.prompts[index] for index in indices]
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):  # a decoder continues at the right end, so it is padded on the left
+        where = slice(longest - len(prompt), longest) if architecture == "decoder" else slice(0, len(prompt))
+        input_ids[row, where] = torch.from_numpy(np.asarray(prompt, dtype=np.int64))
+        mask[row, where] = 1
+    start_id = getattr(model.config, "decoder_start_token_id", None)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=start_id,
+    )
+    model.generation_config = config  # a checkpoint's own may add processors or beams
+    recorder = _Recorder()
+    sequences = model.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList([recorder]),
+    )
+    new_BT = sequences[:, longest:] if architecture == "decoder" else sequences[:, 1:]
+    statistics = torch.stack(recorder.steps, dim=1).cpu().numpy()
+    ended = (new_BT == tokenizer.eos_token_id).cpu().numpy()
+    lengths = np.where(ended.any(1), ended.argmax(1) + 1, new_BT.shape[1])
+    outputs = tokenizer.batch_decode(
+        [row[:length].tolist() for row, length in zip(new_BT, lengths, strict=True)], skip_special_tokens=True
+    )
+    return [
+        Answer(output.strip(), len(prompt), *statistics[row, :length].T.copy())
+        for row, (output, prompt, length) in enumerate(zip(outputs, prompts, lengths, strict=True))
+    ]
+
+
+def score_choices(
+    module: TargetLogits,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TokenSplit,
+    indices: NDArray[np.int64],
+    choice_texts: list[list[str]],
+    *,
+    architecture: Architecture,
+    normalize: str,
+) -> list[Answer]:
+    """The choice with the highest summed log-likelihood (normalize "tokens": mean over its tokens) for each example.
+
+    Of equal choices the first is taken.
+    """
+    ranges = [np.arange(data.choice_offsets[index], data.choice_offsets[index + 1]) for index in indices]
+    prompts = [data.prompts[index] for index, choices in zip(indices, ranges, strict=True) for _ in choices]
+    choices = [data.choices[choice] for choice in np.concatenate(ranges)]
+    start_id = getattr(module.model.config, "decoder_start_token_id", None)
+    batch = sequence_batch(
+        prompts, choices, architecture=architecture, pad_id=int(tokenizer.pad_token_id), start_id=start_id
+    )
+    batch = to_device(batch, module.model.device)
+    statistics = token_statistics(module(batch), batch.target_ids_N).cpu().numpy()
+    by_choice = np.split(statistics, np.cumsum([len(choice) for choice in choices])[:-1])
+    answers = []
+    first = 0
+    for index, texts, own in zip(indices, choice_texts, ranges, strict=True):
+        mine = by_choice[first : first + len(own)]
+        first += len(own)
+        sums = np.array([part[:, 0].sum() for part in mine], dtype=np.float32)
+        counts = np.array([len(part) for part in mine], dtype=np.int32)
+        picked = int(np.argmax(sums / counts if normalize == "tokens" else sums))
+        answers.append(Answer(texts[picked], len(data.prompts[index]), *mine[picked].T.copy(), sums, counts))
+    return answers

@@ -1,0 +1,311 @@
+"""Models and tokenisers: from a checkpoint or from a config, checked as a pair, with logits at target positions only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import tokenizers
+import torch
+from tokenizers import decoders, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from catsweep.cascade.cost import ModelShape
+from catsweep.errors import ModelError
+from catsweep.spec.base import digest
+from catsweep.spec.model import AnyModel, BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, TokenizerSpec
+from catsweep.spec.yaml import did_you_mean
+from catsweep.tensors import Batch
+
+Architecture = Literal["decoder", "encoder_decoder"]
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
+
+
+def model_key(spec: AnyModel) -> str:
+    """A key that changes with the model: its spec and, for a local checkpoint, its files."""
+    facts: dict[str, object] = {"spec": spec.to_json()}
+    if isinstance(spec, PretrainedModel) and Path(spec.pretrained).is_dir():
+        facts["files"] = [_fingerprint(path) for path in sorted(Path(spec.pretrained).iterdir()) if path.is_file()]
+    return digest(facts)
+
+
+def _fingerprint(path: Path) -> list[object]:
+    """Small files by content; large ones by size and time, since hashing gigabytes for each command would be slow."""
+    status = path.stat()
+    if status.st_size > 64 * 2**20:
+        return [path.name, status.st_size, status.st_mtime_ns]
+    return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+def load_config(spec: AnyModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    """The transformers config of a model. A config from scratch takes its special tokens and width from `tokenizer`."""
+    if isinstance(spec, PretrainedModel):
+        return _from_hub(AutoConfig, spec)
+    fields = dict(spec.config)
+    model_type = fields.pop("model_type", None)
+    try:
+        default = AutoConfig.for_model(str(model_type))
+    except ValueError as error:
+        raise ModelError(
+            f"config.model_type: found {model_type!r}; expected a model type of transformers such as llama or t5 ({error})"
+        ) from None
+    known = set(default.to_dict()) | set(default.attribute_map)
+    for name in fields:
+        if name not in known:
+            raise ModelError(
+                f"config.{name}: not a field of a {model_type} config; expected one of {', '.join(sorted(known))}. "
+                f"{did_you_mean(name, known)}"
+            )
+    if tokenizer is not None:
+        fields = {"vocab_size": len(tokenizer), **fields}
+        fields |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        if default.is_encoder_decoder:
+            fields["decoder_start_token_id"] = tokenizer.pad_token_id
+    return AutoConfig.for_model(str(model_type), **fields)
+
+
+def architecture_of(config: Any) -> Architecture:
+    """Whether a transformers config is a decoder or an encoder-decoder."""
+    return "encoder_decoder" if config.is_encoder_decoder else "decoder"
+
+
+def build_model(
+    spec: AnyModel, tokenizer: PreTrainedTokenizerBase, *, seed: int, folder: Path | None = None
+) -> PreTrainedModel:
+    """The model of a spec, in eval mode on the CPU.
+
+    seed: of the weights from scratch. folder: where trained weights of this very model lie; they replace the spec's.
+    Raises ModelError: unknown names, no safetensors, a vocabulary smaller than the tokeniser's.
+    """
+    config = load_config(spec, tokenizer)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    dtype = getattr(torch, spec.dtype)
+    if folder is not None:
+        model = auto.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    elif isinstance(spec, PretrainedModel):
+        model = _from_hub(auto, spec, dtype=dtype, use_safetensors=True)
+    else:
+        torch.manual_seed(seed)
+        model = auto.from_config(config, dtype=dtype)
+    width = model.get_output_embeddings().weight.shape[0]
+    if width < len(tokenizer):
+        raise ModelError(
+            f"the model has {width} logits, its tokeniser {len(tokenizer)} tokens; expected at least as many logits"
+        )
+    model.eval()
+    return model
+
+
+def _from_hub(auto: Any, spec: PretrainedModel, **options: object) -> Any:
+    try:
+        return auto.from_pretrained(spec.pretrained, revision=spec.revision, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"pretrained: cannot load {spec.pretrained!r} ({reason}); expected a hub name or a local folder with "
+            "config.json and safetensors. Offline: download it once and give the folder's path"
+        ) from None
+
+
+def load_tokenizer(spec: AnyModel, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokeniser of a model. texts: training texts, read only where a tokeniser is made from them."""
+    if isinstance(spec, PretrainedModel):
+        tokenizer: PreTrainedTokenizerBase = _from_hub(AutoTokenizer, spec)
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"the tokeniser of {spec.pretrained!r} has no end token; expected one that ends an answer")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    return make_tokenizer(spec.tokenizer or ByteTokenizer(), texts)
+
+
+def make_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokeniser from scratch: <pad> 0, <eos> 1, <unk> 2, then the others in a stable order."""
+    match spec:
+        case CharTokenizer():
+            characters = sorted({character for text in texts for character in text})
+            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *characters])}
+            backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+            backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+            backend.decoder = decoders.Fuse()
+        case ByteTokenizer() | BpeTokenizer():
+            alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+            backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            if isinstance(spec, BpeTokenizer):
+                trainer = trainers.BpeTrainer(
+                    vocab_size=spec.vocab_size,
+                    special_tokens=SPECIAL_TOKENS,
+                    initial_alphabet=alphabet,
+                    show_progress=False,
+                )
+                backend.train_from_iterator(texts, trainer)
+        case _:
+            assert_never(spec)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A key of everything that a tokeniser does to a text."""
+    special = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    return digest([special, backend])
+
+
+def check_pair(
+    small: PreTrainedTokenizerBase, large: PreTrainedTokenizerBase, small_config: Any, large_config: Any
+) -> None:
+    """Raise ModelError unless both models read and write the same tokens, so that their opinions on a target token can
+    be compared."""
+    kinds = architecture_of(small_config), architecture_of(large_config)
+    if kinds[0] != kinds[1]:
+        raise ModelError(
+            f"the small model is a {kinds[0]}, the large one a {kinds[1]}; expected the same architecture for both"
+        )
+    vocab_small, vocab_large = small.get_vocab(), large.get_vocab()
+    if vocab_small != vocab_large:
+        different = [token for token, index in vocab_small.items() if vocab_large.get(token) != index]
+        example = f", for example {different[0]!r}" if different else ""
+        raise ModelError(
+            f"the tokenisers differ: {len(vocab_small)} tokens of the small model, {len(vocab_large)} of the large one, "
+            f"{len(different)} of the small one's with another id{example}; expected one tokeniser for both, since the "
+            "filter compares their predictions token by token. Take both models from one family"
+        )
+    if small.eos_token_id != large.eos_token_id:
+        raise ModelError(
+            f"the end tokens differ ({small.eos_token!r} and {large.eos_token!r}); expected the same for both"
+        )
+
+
+class TargetLogits(nn.Module):
+    """A model that gives logits for target positions only: forward(batch) -> float32 (N, V).
+
+    The fast path multiplies only the hidden states at target positions with the output head. Some models do more than
+    that (a soft cap, a scale): `choose_path` compares and falls back to the model's own logits.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.fast = False
+
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.decoder_input_ids_BT is not None:
+            logits_BTV = self.model(
+                input_ids=batch.input_ids_BS,
+                attention_mask=batch.attention_mask_BS,
+                decoder_input_ids=batch.decoder_input_ids_BT,
+                use_cache=False,
+            ).logits
+            return logits_BTV[batch.target_mask].float()  # type: ignore[no-any-return]
+        return self._fast(batch) if self.fast else self._own(batch)
+
+    def _own(self, batch: Batch) -> Tensor:
+        output = self.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False)
+        return output.logits[batch.target_mask].float()  # type: ignore[no-any-return]
+
+    def _fast(self, batch: Batch) -> Tensor:
+        hidden_BSD = self.model.base_model(
+            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False
+        ).last_hidden_state
+        return self.model.get_output_embeddings()(hidden_BSD[batch.target_mask]).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def choose_path(self, batch: Batch) -> bool:
+        """Take the fast path where it gives the model's own logits on this batch; returns whether it does.
+
+        An encoder-decoder's own logits are those of its target positions already. The head is scaled up by a power of
+        two for the comparison (and back, exactly), so that a soft cap shows also on weights that are nearly zero.
+        """
+        if batch.decoder_input_ids_BT is not None:
+            return False
+        training = self.model.training
+        self.model.eval()
+        head = self.model.get_output_embeddings()
+        largest = self._own(batch).abs().max().item()
+        factor = 2.0 ** max(0, round(torch.tensor(100.0 / max(largest, 1e-6)).log2().item()))
+        head.weight.mul_(factor)
+        try:
+            own, fast = self._own(batch), self._fast(batch)
+        except (AttributeError, TypeError):
+            self.fast = False
+        else:
+            tolerance = 1e-4 if self.model.dtype == torch.float32 else 3e-2
+            self.fast = own.shape == fast.shape and bool((own - fast).abs().max() <= tolerance * own.abs().max())
+        finally:
+            head.weight.div_(factor)
+            self.model.train(training)
+        return self.fast
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest sequence of a decoder, prompt and target together; None where the config names no limit."""
+    value = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(value) if value and not config.is_encoder_decoder else None
+
+
+def model_shape(config: Any) -> ModelShape:
+    """The numbers that a model's FLOPs follow from, counted on a model without memory for its weights.
+
+    Of a mixture of experts only those that one token visits count.
+    """
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    head = model.get_output_embeddings().weight
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} | {id(head)}
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    visited = (getattr(config, "num_experts_per_tok", None) or experts) / experts if experts else 1.0
+    counts = {"decoder": 0.0, "encoder": 0.0, "cross_key_value": 0.0}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in embeddings:
+            continue
+        part = "encoder" if config.is_encoder_decoder and "encoder." in name and "decoder." not in name else "decoder"
+        if part == "decoder" and _CROSS_KEY_VALUE.search(name):
+            part = "cross_key_value"
+        counts[part] += parameter.numel() * (visited if ".experts." in name else 1.0)
+    text = config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    width = heads * (getattr(text, "d_kv", None) or getattr(text, "head_dim", None) or text.hidden_size // heads)
+    layers = (
+        getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or text.num_hidden_layers
+    )
+    encoder_layers = getattr(config, "num_layers", None) or getattr(config, "encoder_layers", None) or 0
+    is_pair = config.is_encoder_decoder
+    return ModelShape(
+        architecture=architecture_of(config),
+        decoder_parameters=round(counts["decoder"]),
+        head_parameters=head.numel(),
+        num_decoder_layers=layers,
+        decoder_attention_width=width,
+        encoder_parameters=round(counts["encoder"]),
+        cross_key_value_parameters=round(counts["cross_key_value"]),
+        num_encoder_layers=encoder_layers if is_pair else 0,
+        encoder_attention_width=width if is_pair else 0,
+    )
+
+
+_CROSS_KEY_VALUE = re.compile(
+    r"(EncDecAttention|encoder_attn|cross_attn|crossattention)\.(k|v|k_proj|v_proj|key|value)\."
+)
+"""Names of cross-attention's key and value projections in transformers' encoder-decoders."""

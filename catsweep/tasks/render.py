@@ -1,0 +1,198 @@
+"""A row -> prompt, target, references, choices and label, by the Jinja2 templates of a task.
+
+A template without `{{` or `{%` names a column (in `doc_to_choice` it is the text itself). Templates run in Jinja2's
+sandbox: they read the row's columns and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from catsweep.errors import DataError
+from catsweep.spec.task import TaskSpec
+from catsweep.spec.yaml import did_you_mean
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The texts of one row; the fields are those of `Example`."""
+
+    prompt: str
+    target: str
+    references: tuple[str, ...]
+    choices: tuple[str, ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row comes from, for messages: `task emoji/en-fr, row train:17`."""
+
+    task: str
+    row: str
+
+    def error(self, template: str, *, found: str, expected: str, hint: str = "") -> DataError:
+        """What is wrong with a row, or with a template on this row. template: `doc_to_text '{{x}}'`."""
+        text = f"task {self.task}, row {self.row}: {template}: found {found}; expected {expected}"
+        return DataError(f"{text}. {hint}" if hint else text)
+
+
+class _NullValue(Exception):
+    """A template prints a value that is missing in the row."""
+
+
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise _NullValue
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
+
+
+def render(task: TaskSpec, row: Row, place: Place) -> Rendered:
+    """The texts of one row. Raises DataError: unknown column, empty text, bad label, bad choices."""
+    prompt = _text("doc_to_text", task.doc_to_text, row, place)
+    if task.doc_to_choice is None:
+        references = _references(task, row, place)
+        return Rendered(prompt, references[0], references, (), -1)
+    choices = _choices(task.doc_to_choice, row, place)
+    label = _label(task, choices, row, place)
+    return Rendered(prompt, choices[label], (choices[label],), choices, label)
+
+
+def render_group(task: TaskSpec, row: Row, place: Place) -> str:
+    """The group key of a row: `doc_to_group`, else the prompt."""
+    if task.doc_to_group is None:
+        return _text("doc_to_text", task.doc_to_text, row, place)
+    return _text("doc_to_group", task.doc_to_group, row, place)
+
+
+def _references(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
+    """All accepted answers, each once, in the row's order."""
+    value = _value("doc_to_target", task.doc_to_target, row, place)
+    if not isinstance(value, list | tuple):
+        return (_not_empty("doc_to_target", task.doc_to_target, str(value), place),)
+    shown = f"doc_to_target {task.doc_to_target!r}"
+    if not value or any(answer is None for answer in value):
+        raise place.error(shown, found=repr(value)[:80], expected="a list of at least one answer, none of them null")
+    answers = [_not_empty("doc_to_target", task.doc_to_target, str(answer), place) for answer in value]
+    return tuple(dict.fromkeys(answers))
+
+
+def _choices(templates: list[str] | str, row: Row, place: Place) -> tuple[str, ...]:
+    shown = f"doc_to_choice {templates!r}"
+    if isinstance(templates, str):
+        value = _column("doc_to_choice", templates, row, place)
+        if not isinstance(value, list | tuple) or any(choice is None for choice in value):
+            raise place.error(shown, found=repr(value)[:80], expected="a column that holds a list of texts")
+        choices = tuple(_not_empty("doc_to_choice", templates, str(choice), place) for choice in value)
+    else:
+        choices = tuple(
+            _text("doc_to_choice", template, row, place) if _is_template(template) else template
+            for template in templates
+        )
+    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
+        raise place.error(shown, found=str(list(choices))[:200], expected="at least two choices, each a different text")
+    return choices
+
+
+def _label(task: TaskSpec, choices: tuple[str, ...], row: Row, place: Place) -> int:
+    """The index of the right choice: a number is an index; a text is a choice, or else an index."""
+    value = _value("doc_to_target", task.doc_to_target, row, place)
+    if isinstance(value, str):
+        text = value.strip()
+        if value in choices or text in choices:
+            return choices.index(value if value in choices else text)
+        value = int(text) if text.isascii() and text.removeprefix("-").isdigit() else value
+    if isinstance(value, int) and 0 <= value < len(choices):  # False and True are 0 and 1
+        return int(value)
+    hint = ""
+    if value == -1:
+        hint = "-1 marks rows whose label is not public: name a labelled split, for example `test_split: validation`"
+    elif isinstance(value, str):
+        hint = did_you_mean(value, choices)
+    raise place.error(
+        f"doc_to_target {task.doc_to_target!r}",
+        found=repr(value)[:80],
+        expected=f"an index from 0 to {len(choices) - 1}, or one of {str(list(choices))[:200]}",
+        hint=hint,
+    )
+
+
+def _value(field: str, template: str, row: Row, place: Place) -> Any:
+    """A column as it is, or the text of a template."""
+    if _is_template(template):
+        return _text(field, template, row, place)
+    return _column(field, template, row, place)
+
+
+def _column(field: str, name: str, row: Row, place: Place) -> Any:
+    shown = f"{field} {name!r}"
+    if name not in row:
+        hint = did_you_mean(name, row) or f"For a template write `{{{{{name}}}}}`"
+        raise place.error(shown, found=f"no column {name!r}", expected=f"one of {_names(row)}", hint=hint)
+    if row[name] is None:
+        raise place.error(shown, found=f"nothing in column {name!r}", expected="a value", hint="Drop the row")
+    return row[name]
+
+
+def _text(field: str, template: str, row: Row, place: Place) -> str:
+    """The text of a template, or of the column that it names; never blank."""
+    if not _is_template(template):
+        return _not_empty(field, template, str(_column(field, template, row, place)), place)
+    shown = f"{field} {template!r}"
+    try:
+        text = _compiled(template).render(row)
+    except jinja2.TemplateSyntaxError as error:
+        found = f"broken Jinja2 ({error.message}, line {error.lineno})"
+        raise place.error(shown, found=found, expected="a Jinja2 template") from None
+    except _NullValue:
+        used = sorted(name for name in _used(template) if row.get(name, "") is None)
+        found = f"nothing in column {', '.join(used)}" if used else "a null value"
+        hint = "Drop the row, or write a default: {{ column or '-' }}"
+        raise place.error(shown, found=found, expected="a value", hint=hint) from None
+    except jinja2.UndefinedError as error:
+        unknown = sorted(name for name in _used(template) if name not in row)
+        found = f"no column {', '.join(map(repr, unknown))}" if unknown else str(error.message)
+        hint = did_you_mean(unknown[0], row) if unknown else ""
+        raise place.error(shown, found=found, expected=f"one of {_names(row)}", hint=hint) from None
+    except Exception as error:  # anything that a template's own expression raises, the sandbox included
+        found = f"{type(error).__name__}: {error}"
+        raise place.error(shown, found=found, expected="a template that this row can fill") from None
+    return _not_empty(field, template, text, place)
+
+
+def _not_empty(field: str, template: str, text: str, place: Place) -> str:
+    if not text.strip():
+        hint = "Drop such rows, or change the template"
+        raise place.error(f"{field} {template!r}", found="an empty text", expected="some text", hint=hint)
+    return text
+
+
+def _is_template(text: str) -> bool:
+    return "{{" in text or "{%" in text
+
+
+@functools.cache
+def _compiled(template: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(template)
+
+
+@functools.cache
+def _used(template: str) -> frozenset[str]:
+    """The columns that a template mentions."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(template)))
+
+
+def _names(row: Row) -> str:
+    return ", ".join(sorted(row))

@@ -1,0 +1,120 @@
+"""One pass of the large model over a task's training targets: the signal that every trial shares.
+
+For each target token it keeps the rank of the target (uint8, clipped at 255) and its log-probability (float16): 3 bytes,
+less than the token's id. Every filter derives from them. Losses with a distillation term also need the distribution:
+sampled ids (2 bytes each below 65,536 tokens), or the top k with their probabilities (2 bytes more each, float16,
+relative error at most 2^-11).
+
+The signal must come from a model that has not seen the example: see FinetuneSpec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from catsweep.data import TokenSplit, collate
+from catsweep.models import Architecture, TargetLogits
+from catsweep.spec.sweep import DistributionSpec
+from catsweep.tensors import TeacherSignal, to_device
+
+MAX_RANK = 255
+
+
+@dataclass(frozen=True)
+class SignalArrays:
+    """The signal of M target tokens as stored. rank uint8 (M,), logprob float16 (M,), ids uint16 or uint32 (M, K),
+    weights float16 (M, K), or None where all entries weigh 1/K (sampled) or no distribution was asked for."""
+
+    rank: NDArray[np.uint8]
+    logprob: NDArray[np.float16]
+    ids: NDArray[Any] | None = None
+    weights: NDArray[np.float16] | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write one .npy file an array."""
+        for name, array in vars(self).items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+
+
+def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
+    """The signal of a folder, memory-mapped. distribution: also the entries that dist losses need."""
+
+    def load(name: str) -> Tensor | None:
+        path = folder / f"{name}.npy"
+        # Copy-on-write: torch warns of read-only memory, and nobody writes.
+        return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None
+
+    rank, logprob = load("rank"), load("logprob")
+    assert rank is not None
+    assert logprob is not None
+    ids = load("ids") if distribution else None
+    weights = load("weights") if ids is not None else None
+    if ids is not None and weights is None:
+        weights = torch.full((1, 1), 1.0 / ids.shape[1]).expand(ids.shape)
+    return TeacherSignal(rank, logprob, ids, weights)
+
+
+@torch.no_grad()
+def teacher_pass(
+    module: TargetLogits,
+    data: TokenSplit,
+    *,
+    architecture: Architecture,
+    pad_id: int,
+    start_id: int | None,
+    distribution: DistributionSpec | None,
+    vocab_size: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> SignalArrays:
+    """The large model's opinion on every target token of `data`, in the order of data.targets.ids.
+
+    vocab_size: entries of the distribution are taken below it, so that they exist for the small model too.
+    """
+    module.eval()
+    num_targets = int(data.targets.offsets[-1])
+    rank = np.empty(num_targets, dtype=np.uint8)
+    logprob = np.empty(num_targets, dtype=np.float16)
+    entries = distribution.num_entries if distribution else 0
+    if distribution is not None and distribution.kind == "top_k":
+        entries = min(entries, vocab_size)
+    ids = np.empty((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
+    weights = np.empty((num_targets, entries), dtype=np.float16)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    by_length = np.argsort(data.prompts.lengths + data.targets.lengths, kind="stable")
+    for start in range(0, len(data), batch_size):
+        indices = by_length[start : start + batch_size]
+        batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
+        logits_NV = module(batch)
+        where = np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])
+        rank[where] = target_rank(logits_NV, batch.target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
+        logprobs_NV = logits_NV.log_softmax(1)
+        logprob[where] = logprobs_NV.gather(1, batch.target_ids_N[:, None]).squeeze(1).clamp(min=-60_000).cpu().numpy()
+        if distribution is not None:
+            probs_NV = logprobs_NV[:, :vocab_size].exp()
+            if distribution.kind == "top_k":
+                top = probs_NV.topk(entries, dim=1)
+                ids[where], weights[where] = top.indices.cpu().numpy(), top.values.cpu().numpy()
+            else:
+                ids[where] = torch.multinomial(probs_NV, entries, replacement=True, generator=generator).cpu().numpy()
+    sampled = distribution is not None and distribution.kind == "sampled"
+    return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
+
+
+def target_rank(logits_NV: Tensor, target_ids_N: Tensor) -> Tensor:
+    """How many tokens come before the target: int64 (N,), 0 exactly where it is argmax's choice.
+
+    Of equal logits the smaller id comes first, as in torch.argmax on the CPU.
+    """
+    target_N1 = logits_NV.gather(1, target_ids_N[:, None])
+    smaller_id_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device)[None] < target_ids_N[:, None]
+    return ((logits_NV > target_N1) | ((logits_NV == target_N1) & smaller_id_NV)).sum(1)

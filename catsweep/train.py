@@ -1,0 +1,264 @@
+"""Train a model on a task's targets: one process, or one of several that share the batch (DDP).
+
+Backward runs on sums; one count over every micro-batch and rank of a step scales the gradients before the optimiser's
+step. Otherwise the gradient would depend on how the batch was split.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from catsweep.data import TokenSplit, collate
+from catsweep.errors import TrialDivergedError
+from catsweep.losses import Loss, build_loss
+from catsweep.models import Architecture, TargetLogits
+from catsweep.records import append_step
+from catsweep.spec.training import TrainingSpec
+from catsweep.tensors import Batch, LossInputs, TeacherSignal, to_device
+
+LOGGED_STEPS = 100
+"""Training metrics are written about so many times a run."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that train together. device: where its tensors live."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def current_workers() -> Workers:
+    """The process group that Ray Train (or torchrun) set up, else this process alone."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = (
+        torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    )
+    if dist.is_available() and dist.is_initialized():
+        return Workers(dist.get_rank(), dist.get_world_size(), device)
+    return Workers(0, 1, device)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on: a split's tokens, the large model's signal where the loss needs it, and how to pad."""
+
+    tokens: TokenSplit
+    teacher: TeacherSignal | None
+    architecture: Architecture
+    pad_id: int
+    start_id: int | None
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """A micro-batch of the examples `indices`."""
+        return collate(
+            self.tokens,
+            indices,
+            architecture=self.architecture,
+            pad_id=self.pad_id,
+            start_id=self.start_id,
+            teacher=self.teacher,
+        )
+
+
+def train(
+    module: TargetLogits,
+    data: TrainingData,
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    workers: Workers,
+    evaluate_at: list[int],
+    on_evaluation: Callable[[int], None],
+    folder: Path | None = None,
+) -> None:
+    """Train `module` in place for spec.steps steps; `on_evaluation(step)` runs after each step of `evaluate_at`.
+
+    seed: of data order, dropout and filters that draw. folder: where steps.jsonl and the checkpoint go; a checkpoint
+    found there is continued, with the same batches as without the interruption. Raises TrialDivergedError where the
+    loss is not finite, ValueError where the batch cannot be shared equally.
+    """
+    if spec.batch_size % workers.size:
+        raise ValueError(f"batch_size {spec.batch_size} is not a multiple of the {workers.size} workers")
+    loss = build_loss(spec.loss)
+    replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
+    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    order = BatchOrder(len(data.tokens), spec.batch_size, seed)
+    every = max(1, spec.steps // LOGGED_STEPS)
+    done = load_checkpoint(folder, module, optimizer) if folder else 0
+    module.train()
+    for step in range(done + 1, spec.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec, step)
+        mine = order.batch(step - 1)[workers.rank :: workers.size]
+        sums = _step(replicated, optimizer, data, mine, loss, spec, seed=seed, step=step, workers=workers)
+        if step % every == 0 or step == spec.steps or step in evaluate_at:
+            metrics = _readable(sums, learning_rate(spec, step))
+            if not math.isfinite(metrics["train/loss"]) or not math.isfinite(metrics["train/grad_norm"]):
+                raise TrialDivergedError(
+                    f"the training loss is {metrics['train/loss']} and the gradient's norm {metrics['train/grad_norm']} at step "
+                    f"{step}; expected finite numbers. Lower learning_rate {spec.learning_rate}"
+                )
+            if folder and workers.rank == 0:
+                append_step(folder, step, metrics)
+        if step in evaluate_at:
+            if folder and workers.rank == 0 and step < spec.steps:
+                save_checkpoint(folder, module, optimizer, step)
+            on_evaluation(step)
+
+
+def _step(
+    replicated: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: TrainingData,
+    mine: NDArray[np.int64],
+    loss: Loss,
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    step: int,
+    workers: Workers,
+) -> dict[str, Tensor]:
+    """One optimiser step; returns sums over the whole batch and the gradient's norm."""
+    torch.manual_seed(mix_seed(seed, step, workers.rank))
+    generator = torch.Generator().manual_seed(mix_seed(seed, step, workers.rank, 1))
+    optimizer.zero_grad(set_to_none=True)
+    micro_batches = np.array_split(mine, math.ceil(len(mine) / (spec.micro_batch_size or len(mine))))
+    total: dict[str, Tensor] = {}
+    for number, indices in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
+        with nullcontext() if last or workers.size == 1 else replicated.no_sync():  # type: ignore[operator]
+            batch = to_device(data.batch(indices), workers.device)
+            output = loss(LossInputs(replicated(batch), batch.target_ids_N, batch.teacher, generator))
+            output.loss_sum.backward()
+        sums = {"loss": output.loss_sum.detach(), "target": output.num_target, "kept": output.num_kept, **output.sums}
+        total = {name: value + total.get(name, 0) for name, value in sums.items()}
+    names = list(total)
+    stacked = torch.stack([total[name].double() for name in names])
+    if workers.size > 1:
+        dist.all_reduce(stacked)
+    total = dict(zip(names, stacked, strict=True))
+    # DDP has averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
+    count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"].clamp(min=1)
+    parameters = [parameter for parameter in replicated.parameters() if parameter.grad is not None]
+    torch._foreach_mul_([parameter.grad for parameter in parameters], (workers.size / count).float())
+    limit = spec.max_grad_norm if spec.max_grad_norm is not None else math.inf
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    optimizer.step()
+    return total | {"grad_norm": norm.detach(), "denominator": count}
+
+
+def _readable(sums: dict[str, Tensor], rate: float) -> dict[str, float]:
+    values = {name: float(value) for name, value in sums.items()}
+    target = values["target"]
+    metrics = {
+        "train/loss": values["loss"] / values["denominator"],
+        "train/grad_norm": values["grad_norm"],
+        "train/learning_rate": rate,
+        "train/kept_share": values["kept"] / target,
+    }
+    return metrics | {f"train/{name}": value / target for name, value in values.items() if name.startswith("quadrant/")}
+
+
+def learning_rate(spec: TrainingSpec, step: int) -> float:
+    """The rate of step 1 to spec.steps: a linear warm-up, then linear to zero behind the last step, or constant."""
+    warmup = math.ceil(spec.warmup_share * spec.steps)
+    if step <= warmup:
+        return spec.learning_rate * step / warmup
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    return spec.learning_rate * (spec.steps - step + 1) / (spec.steps - warmup)
+
+
+class BatchOrder:
+    """The examples of every step: each epoch is a permutation of its own, and batches run on over its end.
+
+    A pure function of the seed and the step, so that a resumed run and any number of ranks see the same batches.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epochs: dict[int, NDArray[np.int64]] = {}
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Indices of step 0, 1, ...: int64 (batch_size,)."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs = positions // self.num_examples
+        places = positions % self.num_examples
+        return np.array(
+            [self._epoch(epoch)[place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)]
+        )
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._epochs:
+            self._epochs = {key: value for key, value in self._epochs.items() if key == epoch - 1}
+            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+        return self._epochs[epoch]
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed from several numbers, so that neighbours share nothing."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Keep weights, optimiser and step in folder/checkpoint; the older checkpoint goes once the new one is whole."""
+    target = folder / "checkpoint"
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": value for name, value in _unique_tensors(module.model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    temporary = target / f".{step:08d}.safetensors"
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    temporary.rename(target / f"{step:08d}.safetensors")
+    for old in target.glob("[0-9]*.safetensors"):
+        if int(old.stem) < step:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer) -> int:
+    """Restore the newest checkpoint of a trial's folder; returns its step, or 0 where there is none."""
+    found = sorted((folder / "checkpoint").glob("[0-9]*.safetensors"))
+    if not found:
+        return 0
+    tensors = load_file(found[-1])
+    device = module.model.device
+    own = _unique_tensors(module.model)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[f"model.{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, field_name = rest.partition(".")
+            state.setdefault(int(index), {})[field_name] = value if field_name == "step" else value.to(device)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(found[-1].stem)
+
+
+def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers, shared ones once (tied embeddings)."""
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            tensors[name] = value.detach()
+    return tensors
