@@ -28,8 +28,6 @@ from catsweep.spec.task import (
     EmojiNames,
     FilesSource,
     HubSource,
-    LanguageIdentification,
-    Lemmas,
     PackageSource,
     TaskSpec,
 )
@@ -106,10 +104,9 @@ def source_fingerprint(task: TaskSpec) -> list[object]:
             names = [source.train, source.validation, source.test]
             files = [file for name in names if name for file in (name.values() if isinstance(name, dict) else [name])]
             return [[file, _content_key(Path(file))] for file in files]
-        case PackageSource(reader=EmojiNames()):
-            return ["emoji", importlib.metadata.version("emoji")]
-        case PackageSource(reader=Lemmas() | LanguageIdentification()):
-            return ["simplemma", importlib.metadata.version("simplemma")]
+        case PackageSource(reader=reader):
+            package = "emoji" if isinstance(reader, EmojiNames) else "simplemma"
+            return [package, importlib.metadata.version(package)]
         case HubSource() as source:
             return [source.revision]
         case _:

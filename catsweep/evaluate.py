@@ -172,7 +172,7 @@ def generate(
         [row[:length].tolist() for row, length in zip(new_BT, lengths, strict=True)], skip_special_tokens=True
     )
     return [
-        Answer(output.strip(), len(prompt), *statistics[row, :length].T.copy())
+        Answer(output.strip(), len(prompt), *_columns(statistics[row, :length]))
         for row, (output, prompt, length) in enumerate(zip(outputs, prompts, lengths, strict=True))
     ]
 
@@ -209,5 +209,10 @@ def score_choices(
         sums = np.array([part[:, 0].sum() for part in mine], dtype=np.float32)
         counts = np.array([len(part) for part in mine], dtype=np.int32)
         picked = int(np.argmax(sums / counts if normalize == "tokens" else sums))
-        answers.append(Answer(texts[picked], len(data.prompts[index]), *mine[picked].T.copy(), sums, counts))
+        answers.append(Answer(texts[picked], len(data.prompts[index]), *_columns(mine[picked]), sums, counts))
     return answers
+
+
+def _columns(statistics: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The three columns of `token_statistics`, as arrays of their own."""
+    return statistics[:, 0].copy(), statistics[:, 1].copy(), statistics[:, 2].copy()

@@ -101,6 +101,51 @@ def load_prepared(root: Path, sweep: str, task: str) -> Prepared:
     )
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """A task's examples and tokeniser, and the keys of everything that is made from them."""
+
+    examples: dict[str, list[Example]]
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Architecture
+    distribution: DistributionSpec | None
+    keys: dict[str, str | None]
+
+    def folders(self, root: Path) -> dict[str, Path]:
+        """The folder of each key."""
+        return {name: root / "cache" / name / key for name, key in self.keys.items() if key is not None}
+
+
+def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
+    """Read a task's data and the tokeniser of the pair, and check that both models fit. Raises DataError, ModelError."""
+    examples = load_examples(
+        task,
+        max_train_rows=spec.data.max_train_rows,
+        max_evaluation_rows=spec.data.max_evaluation_rows,
+        cache=root / "cache",
+    )
+    finetune = spec.large.finetune
+    if finetune is not None:
+        examples = hold_out(examples, finetune)
+    tokenizer, architecture = _tokenizer_of_pair(spec, examples)
+    limits = [spec.training.max_prompt_tokens, spec.training.max_target_tokens]
+    data_key = digest(
+        [
+            *[1, task.data_key(), source_fingerprint(task), tokenizer_key(tokenizer), architecture],
+            *[spec.data.to_json(), *limits, finetune.holdout if finetune else None],
+        ]
+    )
+    large_key = digest([1, data_key, model_key(spec.large)])
+    distribution = spec.distribution if needs_distribution(spec) else None
+    keys = {
+        "data": data_key,
+        "large": large_key if finetune else None,
+        "signal": digest([large_key, distribution.to_json() if distribution else None]),
+        "answers": digest([large_key, [metric.to_json() for metric in task.metric_list], task.normalize]),
+    }
+    return Inputs(examples, tokenizer, architecture, distribution, keys)
+
+
 def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]:
     """Make what is missing (or damaged) of a task's data, large model, signal and answers; returns facts about them.
 
@@ -108,54 +153,39 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     where the sweep has results that were made from other data.
     """
     workers = current_workers()
-    cache = root / "cache"
-    examples = load_examples(
-        task,
-        max_train_rows=spec.data.max_train_rows,
-        max_evaluation_rows=spec.data.max_evaluation_rows,
-        cache=cache / "packages",
-    )
-    finetune = spec.large.finetune
-    if finetune is not None:
-        examples = hold_out(examples, finetune)
-    tokenizer, architecture = _tokenizer_of_pair(spec, examples)
-    data_key = digest(
-        [1, task.data_key(), source_fingerprint(task), tokenizer_key(tokenizer), architecture, spec.data.to_json()]
-        + [spec.training.max_prompt_tokens, spec.training.max_target_tokens, finetune.holdout if finetune else None]
-    )
-    large_key = digest([1, data_key, model_key(spec.large)])
-    distribution = spec.distribution if needs_distribution(spec) else None
-    signal_key = digest([large_key, distribution.to_json() if distribution else None])
-    answers_key = digest([large_key, [metric.to_json() for metric in task.metric_list], task.normalize])
-    keys = {"data": data_key, "large": large_key if finetune else None, "signal": signal_key, "answers": answers_key}
-    _refuse_other_data(prepared_path(root, spec.name, task.task), root / spec.name / "trials" / task.task, keys)
-
+    inputs = read_inputs(task, spec, root=root)
+    path = prepared_path(root, spec.name, task.task)
+    _refuse_other_data(path, root / spec.name / "trials" / task.task, inputs.keys)
+    folders = inputs.folders(root)
     if workers.rank == 0:
         write_task_data(
-            cache / "data" / data_key,
-            examples,
+            folders["data"],
+            inputs.examples,
             task,
-            tokenizer,
-            architecture,
+            inputs.tokenizer,
+            inputs.architecture,
             max_prompt_tokens=spec.training.max_prompt_tokens,
             max_target_tokens=spec.training.max_target_tokens,
         )
     _barrier(workers)
-    data = TaskData(cache / "data" / data_key)
-    large = _Large(spec.large, tokenizer, architecture, workers)
-    _check_lengths(data, task, spec, tokenizer)
-    large_folder = cache / "large" / large_key
-    if finetune is not None and not is_complete(large_folder):
-        large.finetune(data.tokens("large_train"), finetune, large_folder)
-    weights = large_folder if finetune is not None else None
-    large.sign(data.tokens("train"), distribution, cache / "signal" / signal_key, weights, spec)
-    large.answer(data, task, cache / "answers" / answers_key, weights, spec.resources.evaluation_batch_size)
-
-    num_rows = {split: len(rows) for split, rows in examples.items()}
-    facts = {"keys": keys, "num_rows": num_rows, "architecture": architecture, "large_shape": large.shape()}
-    facts |= {"signal": signal_summary(cache / "signal" / signal_key)}
+    data = TaskData(folders["data"])
+    _check_lengths(data, task, spec, inputs.tokenizer)
+    large = _Large(spec.large, inputs.tokenizer, inputs.architecture, workers)
+    weights = folders.get("large")
+    if spec.large.finetune is not None and weights is not None and not is_complete(weights):
+        large.finetune(data.tokens("large_train"), spec.large.finetune, weights)
+    batch_size = spec.resources.evaluation_batch_size
+    large.sign(data.tokens("train"), inputs.distribution, folders["signal"], weights, batch_size)
+    large.answer(data, task, folders["answers"], weights, batch_size)
+    facts = {
+        "keys": inputs.keys,
+        "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
+        "architecture": inputs.architecture,
+        "large_shape": model_shape(large.config).to_dict(),
+        "signal": signal_summary(folders["signal"]),
+    }
     if workers.rank == 0:
-        write_json(prepared_path(root, spec.name, task.task), facts)
+        write_json(path, facts)
     _barrier(workers)
     return facts
 
@@ -219,8 +249,9 @@ def _refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) ->
     for name in ("data", "large", "signal", "answers"):
         if known[name] != keys[name]:
             raise SweepChangedError(
-                f"{path}: this sweep's trials were made with {name} {known[name]}, now it would be {keys[name]} (another data file, "
-                "package version or checkpoint); results would not be comparable. Give the sweep a new name, or remove its folder"
+                f"{path}: this sweep's trials were made with {name} {known[name]}, now it would be {keys[name]} (another "
+                "data file, package version or checkpoint); results would not be comparable. Give the sweep a new "
+                "name, or remove its folder"
             )
 
 
@@ -262,8 +293,8 @@ def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: P
             )
             if limit is not None and longest > limit:
                 raise ModelError(
-                    f"task {task.task}: prompt and answer take up to {longest} tokens in split {split}, the {name} model has {limit} "
-                    "positions; lower training.max_prompt_tokens or the task's generation_kwargs.max_gen_toks"
+                    f"task {task.task}: prompt and answer take up to {longest} tokens in split {split}, the {name} model "
+                    f"has {limit} positions; lower training.max_prompt_tokens or the task's generation_kwargs.max_gen_toks"
                 )
 
 
@@ -285,9 +316,6 @@ class _Large:
         self.pad_id = int(tokenizer.pad_token_id)
         self.start_id = getattr(self.config, "decoder_start_token_id", None)
         self._module: TargetLogits | None = None
-
-    def shape(self) -> dict[str, Any]:
-        return model_shape(self.config).to_dict()
 
     def module(self, folder: Path | None, data: TokenSplit) -> TargetLogits:
         if self._module is None:
@@ -332,7 +360,7 @@ class _Large:
         distribution: DistributionSpec | None,
         folder: Path,
         weights: Path | None,
-        spec: SweepSpec,
+        batch_size: int,
     ) -> None:
         """The pass over the small models' training targets, on the first rank."""
         if self.workers.rank == 0 and not is_complete(folder):
@@ -344,7 +372,7 @@ class _Large:
                 start_id=self.start_id,
                 distribution=distribution,
                 vocab_size=len(self.tokenizer),
-                batch_size=spec.resources.evaluation_batch_size,
+                batch_size=batch_size,
                 seed=0,
                 device=self.workers.device,
             )

@@ -25,8 +25,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from catsweep.errors import StorageError
+from catsweep.spec.sweep import SweepSpec
+from catsweep.spec.task import TaskSpec
 
 MANIFEST = "manifest.json"
 Status = Literal["finished", "stopped", "diverged", "failed"]
@@ -221,7 +224,10 @@ def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list
 
 
 def append_step(folder: Path, step: int, metrics: dict[str, float], at: float | None = None) -> None:
-    """Add a line to steps.jsonl, with the time (seconds since the epoch; default: now). A line cut by a kill is ignored by `read_steps`."""
+    """Add a line to steps.jsonl, with the time in seconds since the epoch (default: now).
+
+    A line cut by a kill is ignored by `read_steps`.
+    """
     line = json.dumps({"step": step, "at": time.time() if at is None else at, **metrics}, allow_nan=False)
     with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -240,3 +246,51 @@ def read_steps(folder: Path) -> list[dict[str, float]]:
             continue
         merged.setdefault(values["step"], {}).update(values)
     return [merged[step] for step in sorted(merged)]
+
+
+def write_sweep(folder: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> None:
+    """Write sweep.json: what the trials in this folder were made with."""
+    write_json(folder / "sweep.json", {"spec": spec.to_json(), "tasks": [task.to_json() for task in tasks]})
+
+
+def read_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec, ...]] | None:
+    """The sweep and its tasks as they were when it last ran, or None where it never did. Raises StorageError."""
+    path = folder / "sweep.json"
+    if not path.exists():
+        return None
+    data = read_json(path)
+    try:
+        return SweepSpec.model_validate(data["spec"]), tuple(TaskSpec.model_validate(task) for task in data["tasks"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} was written by another version of catsweep ({error}); give the sweep a new name"
+        ) from None
+
+
+def winners(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str], TrialRecord]:
+    """The best search trial of each (task, stratum).
+
+    Only trials that reached their full steps can win, with the objective of their last evaluation. Of equal ones the
+    one with the lowest number wins. A stratum in which no trial finished is left out.
+    """
+    sign = -1.0 if spec.search.metric.kind == "cost_at_quality" else 1.0
+    best: dict[tuple[str, str], TrialRecord] = {}
+    for record in sorted(records, key=lambda record: record.number):
+        if record.role != "trial" or record.status != "finished" or record.objective is None:
+            continue
+        held = best.get((record.task, record.stratum))
+        if held is None or held.objective is None or sign * record.objective > sign * held.objective:
+            best[record.task, record.stratum] = record
+    return best
+
+
+def confirmed(records: list[TrialRecord], winner: TrialRecord, num_seeds: int) -> list[TrialRecord]:
+    """The finished confirm runs of a winner, in the order of their seeds, at most num_seeds of them."""
+    runs = [
+        record
+        for record in records
+        if record.role == "confirm"
+        and record.status == "finished"
+        and (record.task, record.stratum, record.number) == (winner.task, winner.stratum, winner.number)
+    ]
+    return sorted(runs, key=lambda record: record.seed)[:num_seeds]

@@ -144,7 +144,7 @@ def _step(
         with nullcontext() if last or workers.size == 1 else replicated.no_sync():  # type: ignore[operator]
             batch = to_device(data.batch(indices), workers.device)
             output = loss(LossInputs(replicated(batch), batch.target_ids_N, batch.teacher, generator))
-            output.loss_sum.backward()
+            torch.autograd.backward(output.loss_sum)
         sums = {"loss": output.loss_sum.detach(), "target": output.num_target, "kept": output.num_kept, **output.sums}
         total = {name: value + total.get(name, 0) for name, value in sums.items()}
     names = list(total)
@@ -154,8 +154,10 @@ def _step(
     total = dict(zip(names, stacked, strict=True))
     # DDP has averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
     count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"].clamp(min=1)
-    parameters = [parameter for parameter in replicated.parameters() if parameter.grad is not None]
-    torch._foreach_mul_([parameter.grad for parameter in parameters], (workers.size / count).float())
+    parameters = list(replicated.parameters())
+    torch._foreach_mul_(
+        [parameter.grad for parameter in parameters if parameter.grad is not None], (workers.size / count).float()
+    )
     limit = spec.max_grad_norm if spec.max_grad_norm is not None else math.inf
     norm = nn.utils.clip_grad_norm_(parameters, limit)
     optimizer.step()

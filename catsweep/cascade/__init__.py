@@ -12,6 +12,7 @@ confidence.py  how well the uncertainty knows where the small model is wrong
 student.py     Student's t distribution
 resample.py    audc of resampled tables
 compare.py     bootstrap over groups, paired differences, macro means, Holm
+rows.py        rows on storage to curves
 columns.py     the columns of a csv or parquet file, and what is wrong with them
 table.py       results of other systems from csv or parquet
 """

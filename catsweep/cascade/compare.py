@@ -20,8 +20,8 @@ from catsweep.cascade.resample import group_counts, prepare, resampled
 from catsweep.cascade.student import two_sided_p, two_sided_quantile
 
 CONFIDENCE = 0.95
-_CELLS_IN_MEMORY = 1 << 18
-"""Weights (resamples * rows) of one chunk, so that its arrays stay in cache: 2 MB each."""
+_CELLS_IN_MEMORY = 1 << 16
+"""Weights (resamples * rows) of one chunk, so that its arrays stay in cache: 0.5 MB each."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ def hash_ids(ids: Ids, *, seed: int = 0) -> NDArray[np.uint64]:
     """(n,) 64-bit hash of each id; hashes pass through. Not cryptographic; equal on every machine and version."""
     if isinstance(ids, np.ndarray) and ids.dtype == np.uint64:
         return ids.astype(np.uint64, copy=False)
-    text = _short_ids(ids.tolist() if isinstance(ids, np.ndarray) else ids)
+    text = _short_ids(ids)
     codes = text.view(np.uint32).reshape(len(text), -1)
     mixed = np.full(len(text), seed, dtype=np.uint64)
     for position in range(codes.shape[1]):
@@ -43,10 +43,9 @@ def deferral_order(uncertainty: NDArray[np.float64], ids: Ids) -> NDArray[np.int
     if not equal_to_next.any():
         return order
     tied = np.flatnonzero(np.append(equal_to_next, False) | np.append(False, equal_to_next))
-    rows = order[tied]
+    rows = np.sort(order[tied])  # equal hashes stay in the order of the table
     keys = ids[rows] if isinstance(ids, np.ndarray) else [ids[row] for row in rows]
-    # The last key is the first to be sorted by; the position decides only between equal hashes.
-    order[tied] = rows[np.lexsort((rows, hash_ids(keys), -uncertainty[rows]))]
+    order[tied] = rows[np.lexsort((hash_ids(keys), -uncertainty[rows]))]  # the last key is sorted by first
     return order
 
 
@@ -58,11 +57,14 @@ def _scramble(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return value ^ (value >> np.uint64(31))
 
 
-def _short_ids(ids: Sequence[str]) -> NDArray[np.str_]:
+def _short_ids(ids: Ids) -> NDArray[np.str_]:
     """Ids as a fixed-width array; a long id is replaced by its digest, so that one of them does not widen all rows."""
-    if max(map(len, ids), default=0) > _LONGEST_HASHED_DIRECTLY:
-        ids = [text if len(text) <= _LONGEST_HASHED_DIRECTLY else _digest(text) for text in ids]
-    return np.array(ids, dtype=np.str_)
+    if isinstance(ids, np.ndarray) and ids.dtype.kind == "U" and ids.dtype.itemsize <= 4 * _LONGEST_HASHED_DIRECTLY:
+        return np.ascontiguousarray(ids, dtype=np.str_)
+    texts = [str(text) for text in ids]
+    if max(map(len, texts), default=0) > _LONGEST_HASHED_DIRECTLY:
+        texts = [text if len(text) <= _LONGEST_HASHED_DIRECTLY else _digest(text) for text in texts]
+    return np.array(texts, dtype=np.str_)
 
 
 def _digest(text: str) -> str:

@@ -18,11 +18,11 @@ from catsweep.cascade.ragged import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A system in deferral order: group of each row, statistics (n, k), and their sums by group (G, k)."""
+    """A system in deferral order: group of each row (n,), what deferring the row adds to the statistics (n, k), and the
+    statistics of each model summed by group (G, k)."""
 
     group_of_row: NDArray[np.int64]
-    small: FloatArray
-    large: FloatArray
+    change: FloatArray
     small_by_group: FloatArray
     large_by_group: FloatArray
     metric: Metric
@@ -43,12 +43,10 @@ def prepare(
     if len(score) != len(group_of_row):
         raise ValueError(f"a system has {len(score)} rows; expected {len(group_of_row)}, one for each group key")
     order = deferral_order(score, ids)
-    groups = group_of_row[order]
-    small = np.asarray(small_statistics, dtype=np.float64)[order]
-    large = np.asarray(large_statistics, dtype=np.float64)[order]
-    return Prepared(
-        groups, small, large, _by_group(small, groups, num_groups), _by_group(large, groups, num_groups), metric
-    )
+    small = np.asarray(small_statistics, dtype=np.float64)
+    large = np.asarray(large_statistics, dtype=np.float64)
+    by_group = [_sum_by_group(part, group_of_row, num_groups) for part in (small, large)]
+    return Prepared(group_of_row[order], (large - small).take(order, axis=0), by_group[0], by_group[1], metric)
 
 
 def group_counts(num_groups: int, num_resamples: int, seed: int, chunk: int) -> Iterator[NDArray[np.int64]]:
@@ -63,39 +61,39 @@ def group_counts(num_groups: int, num_resamples: int, seed: int, chunk: int) -> 
 def resampled(counts: NDArray[np.int64], item: Prepared) -> FloatArray:
     """(b, 3) audc, quality of small and of large alone, of resamples with group counts (b, G)."""
     weights = counts.astype(np.float64)
-    quality_small = item.metric.score(weights @ item.small_by_group)
-    quality_large = item.metric.score(weights @ item.large_by_group)
+    # einsum, not @: threads of a BLAS wait for one another wherever other trials keep the cores busy.
+    small_sums = np.einsum("bg,gk->bk", weights, item.small_by_group)
+    large_sums = np.einsum("bg,gk->bk", weights, item.large_by_group)
     if item.metric.is_mean:
-        area = _mean_audc(weights[:, item.group_of_row], item)
+        area = _mean_audc(weights.take(item.group_of_row, axis=1), item.change[:, 0], small_sums)
     else:
-        area = np.array([_corpus_audc(row[item.group_of_row], item) for row in counts])
-    return np.stack([area, quality_small, quality_large], axis=1)
+        pairs = zip(counts, small_sums, strict=True)
+        area = np.array([_corpus_audc(row.take(item.group_of_row), sums, item) for row, sums in pairs])
+    return np.stack([area, item.metric.score(small_sums), item.metric.score(large_sums)], axis=1)
 
 
-def _mean_audc(weights: FloatArray, item: Prepared) -> FloatArray:
-    """(b,) audc of a mean metric under row weights (b, n) in deferral order.
+def _mean_audc(weights: FloatArray, gain: FloatArray, small_sums: FloatArray) -> FloatArray:
+    """(b,) audc of a mean metric. weights: (b, n) in deferral order; gain: (n,); small_sums: (b, 2) of value and rows.
 
     Deferring a row's w copies moves the mean along a straight line, so their trapezoids add up to w (Q_before + Q_after)/2,
-    with Q = (S + D)/N, S the small model's weighted sum, D the gain of what is deferred so far.
+    with Q = (S + D)/N: S the small model's sum, D the gain of what is deferred so far, N the rows of the resample.
     """
-    gain = weights * (item.large[:, 0] - item.small[:, 0])
-    deferred_gain = np.cumsum(gain, axis=1)
-    num_rows = weights.sum(axis=1)
-    small_sum = weights @ item.small[:, 0]
-    deferred_gain -= gain / 2
-    area = small_sum * num_rows + (weights[:, None, :] @ deferred_gain[:, :, None])[:, 0, 0]
-    average: FloatArray = area / num_rows**2
-    return average
+    small_sum, num_rows = small_sums.T
+    gains = weights * gain
+    middle_gain = np.cumsum(gains, axis=1)
+    gains /= 2
+    middle_gain -= gains
+    area: FloatArray = (small_sum * num_rows + np.einsum("bn,bn->b", weights, middle_gain)) / num_rows**2
+    return area
 
 
-def _corpus_audc(weights: NDArray[np.int64], item: Prepared) -> float:
+def _corpus_audc(weights: NDArray[np.int64], small_sums: FloatArray, item: Prepared) -> float:
     """audc of a corpus metric under integer row weights (n,): every point of the resampled table is scored."""
-    rows = np.repeat(np.arange(len(weights)), weights)
-    sums = np.concatenate([item.small[rows].sum(axis=0)[None], (item.large - item.small)[rows]]).cumsum(axis=0)
-    quality = item.metric.score(sums)
+    changes = item.change.take(np.repeat(np.arange(len(weights)), weights), axis=0)
+    quality = item.metric.score(np.concatenate([small_sums[None], changes]).cumsum(axis=0))
     return float(np.mean((quality[1:] + quality[:-1]) / 2))
 
 
-def _by_group(rows: FloatArray, groups: NDArray[np.int64], num_groups: int) -> FloatArray:
+def _sum_by_group(rows: FloatArray, groups: NDArray[np.int64], num_groups: int) -> FloatArray:
     """(G, k) sums of the statistics of each group's rows."""
     return np.stack([np.bincount(groups, weights=column, minlength=num_groups) for column in rows.T], axis=1)

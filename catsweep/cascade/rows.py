@@ -53,8 +53,8 @@ def make_cascade(
     """Both models' rows of one split in one order; costs are FLOPs a query. Raises StorageError where ids differ."""
     if small["id"] != large["id"]:
         raise StorageError(
-            f"the rows of the small and the large model have different ids ({small.num_rows} and {large.num_rows} rows); expected "
-            "the same examples in one order. Remove the trial's folder and run the same command again"
+            f"the rows of the small and the large model have different ids ({small.num_rows} and {large.num_rows} "
+            "rows); expected the same examples in one order. Remove the trial's folder and run the same command again"
         )
     signals = Signals(
         ids=np.array(small["id"].to_pylist(), dtype=np.str_),

@@ -1,0 +1,127 @@
+"""`catsweep VERB`: arguments in, exit codes out. 0 ok, 1 failed, 2 wrong usage or invalid input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catsweep.cli.console import errors
+from catsweep.errors import CatsweepError
+
+app = typer.Typer(
+    help="Train the small model of a language-model cascade.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+SweepFile = Annotated[Path, typer.Argument(help="A sweep's YAML file", metavar="FILE")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings such as search.num_samples=4", metavar="KEY=VALUE")
+]
+Out = Annotated[Path | None, typer.Option(help="Root of all results; default: CATSWEEP_HOME, else ~/catsweep")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow server or sqlite:/// URI; default: MLFLOW_TRACKING_URI, else <root>/mlflow.db"),
+]
+SweepName = Annotated[str, typer.Argument(help="Name of a sweep below the root", metavar="NAME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
+
+
+@app.command()
+def run(file: SweepFile, overrides: Overrides = None, out: Out = None, tracking_uri: TrackingUri = None) -> None:
+    """Run a sweep, or whatever of it is not on storage yet: prepare, search, confirm, curves, MLflow, report."""
+    from catsweep.cli.run import run_command
+
+    raise typer.Exit(run_command(file, overrides or [], out=out, tracking_uri=tracking_uri))
+
+
+@app.command()
+def validate(file: SweepFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Check a sweep's YAML and tasks, and render three real rows of each task. Reports every problem at once."""
+    from catsweep.cli.inspect import validate_command
+
+    raise typer.Exit(validate_command(file, overrides or [], out=out))
+
+
+@app.command()
+def plan(file: SweepFile, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Trials, rungs, FLOPs, disk, and what the caches hold, without starting Ray."""
+    from catsweep.cli.inspect import plan_command
+
+    plan_command(file, overrides or [], out=out, as_json=as_json)
+
+
+@app.command()
+def curves(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a sweep, to compute all its curves again", metavar="[NAME]")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="A .csv or .parquet file with results of any system")] = None,
+    metric: Annotated[str, typer.Option(help="accuracy, bleu or chrf (with --table)")] = "accuracy",
+    tokenize: Annotated[str | None, typer.Option(help="Tokeniser of BLEU, for example zh (with --table)")] = None,
+    as_json: AsJson = False,
+    points: Annotated[
+        int | None, typer.Option(help="Print about so many points instead of all (with --table)", min=2)
+    ] = None,
+    out: Out = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Cascade curves: of a finished sweep as Ray tasks, or of a table with results of any system."""
+    if (name is None) == (table is None):
+        raise typer.BadParameter("give either the NAME of a sweep or --table FILE")
+    if table is not None:
+        from catsweep.cli.table import table_command
+
+        table_command(table, metric=metric, tokenize=tokenize, as_json=as_json, num_points=points, out=out)
+        return
+    from catsweep.cli.run import curves_command
+
+    curves_command(str(name), out=out, tracking_uri=tracking_uri, as_json=as_json)
+
+
+@app.command()
+def report(name: SweepName, out: Out = None, as_json: AsJson = False) -> None:
+    """Print the results table of a sweep and write its report.html."""
+    from catsweep.cli.run import report_command
+
+    report_command(name, out=out, as_json=as_json)
+
+
+@app.command()
+def ls(
+    out: Out = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="List the tasks that a sweep can name")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the sweeps of a root, or the tasks that catsweep ships."""
+    from catsweep.cli.inspect import ls_command
+
+    ls_command(out=out, tasks=tasks, as_json=as_json)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new sweep", metavar="NAME")],
+    folder: Annotated[Path, typer.Option(help="Where to write NAME.yaml and tasks/NAME.yaml")] = Path("."),
+) -> None:
+    """Write a commented sweep and task YAML that validate, to start from."""
+    from catsweep.cli.init import init_command
+
+    init_command(name, folder=folder)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except CatsweepError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

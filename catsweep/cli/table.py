@@ -1,0 +1,35 @@
+"""`catsweep curves --table`: curves of results that any system made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from catsweep.cascade.table import read_table, summary_dict, table_curve
+from catsweep.cli.console import output
+from catsweep.records import write_json
+from catsweep.report.figures import table_figure
+
+
+def table_command(
+    path: Path, *, metric: str, tokenize: str | None, as_json: bool, num_points: int | None, out: Path | None
+) -> None:
+    """Print the curve of a table; with `out` also write <out>/<table's name>.json and .svg."""
+    summary = table_curve(read_table(path), metric=metric, tokenize=tokenize)
+    data = summary_dict(summary, num_points=num_points)
+    if out is not None:
+        write_json(out / f"{path.stem}.json", data)
+        table_figure(data, metric=metric).savefig(out / f"{path.stem}.svg")
+    if as_json:
+        output.file.write(json.dumps(data) + "\n")
+        return
+    interval = data["intervals"]["audc"]
+    apgr = "none: the large model is not better" if data["apgr"] is None else f"{data['apgr']:.4f} (random: 0.5)"
+    lines = [
+        f"{data['num_rows']} rows, {metric}",
+        f"small {data['quality_small']:.4f}  large {data['quality_large']:.4f}  oracle {data['quality_oracle']:.4f}",
+        f"audc {data['audc']:.4f} [{interval['lower']:.4f}, {interval['upper']:.4f}]  apgr {apgr}",
+        "deferral rate that closes part of the gap: "
+        + ", ".join(f"{share}%: {'none' if rate is None else f'{rate:.3f}'}" for share, rate in data["cpt"].items()),
+    ]
+    output.print("\n".join(lines), markup=False, highlight=False)

@@ -1,0 +1,409 @@
+"""The results of a sweep, computed from the rows of its confirmed runs alone; no model is loaded.
+
+    curves/<task>.json     qualities, intervals, differences, operating points, curves at every percent of deferral
+    curves/<task>.parquet  every point of every curve
+    curves/summary.json    macro differences over tasks
+
+Thresholds are picked on calibration and applied to test; everything else is a test number of the confirmed runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catsweep.cascade.compare import Bootstrap, System, bootstrap_curves, holm, macro_difference, task_difference
+from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
+from catsweep.cascade.cost import ModelShape
+from catsweep.cascade.curve import (
+    Curve,
+    OperatingPoint,
+    apgr,
+    apply_threshold,
+    audc,
+    best_point,
+    cheapest_point,
+    cpt,
+    flops_saved_at_equal_quality,
+)
+from catsweep.cascade.lines import oracle_curve, quality_oracle, random_line, router_cost
+from catsweep.cascade.metrics import Metric, get_metric
+from catsweep.cascade.ragged import FloatArray
+from catsweep.cascade.rows import Cascade, make_cascade
+from catsweep.errors import StorageError
+from catsweep.records import (
+    TrialRecord,
+    confirmed,
+    read_json,
+    read_records,
+    read_rows,
+    read_steps,
+    read_sweep,
+    winners,
+    write_json,
+    write_rows,
+)
+from catsweep.spec.base import Json, digest
+from catsweep.spec.sweep import SweepSpec
+from catsweep.spec.task import TaskSpec
+
+BASELINE = "xent"
+COST_TARGETS = (0.25, 0.5, 0.75)
+"""Operating points: the best quality within these shares of the large model's mean cost."""
+GAP_TARGETS = (0.5, 0.8, 1.0)
+"""Operating points: the lowest cost at these shares of the way from the baseline's small model to the large one."""
+MIN_TEST_ROWS = 500
+"""Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
+PERCENTS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One confirmed run: its rows beside the large model's, on calibration and on test."""
+
+    record: TrialRecord
+    calibration: Cascade
+    test: Cascade
+
+
+def compute_task(root: Path, sweep: str, task_name: str) -> Json:
+    """Compute one task's results, write them below <root>/<sweep>/curves, and return the JSON.
+
+    A pure function of the files on storage: it may run anywhere, as often as one likes. Raises StorageError.
+    """
+    spec, task, records = _sweep_of(root / sweep, task_name)
+    large = read_rows(root / "cache" / "answers" / _answers_key(root, sweep, task_name) / "rows.parquet")
+    result: Json = {
+        "task": task.task,
+        "group": task.group,
+        "metrics": {},
+        "num_rows": read_json(root / sweep / "prepared" / f"{task.task}.json")["num_rows"],
+        "rules": spec.cascade.deferral,
+        "baseline": BASELINE,
+        "strata": {},
+    }
+    best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == task.task}
+    for stratum, winner in best.items():
+        result["strata"][stratum] = _stratum_facts(root / sweep, records, winner, spec)
+    points = []
+    for item in task.metric_list:
+        metric = get_metric(item.metric, tokenize=item.tokenize)
+        runs = {
+            stratum: [
+                _run(root / sweep, record, large, metric)
+                for record in confirmed(records, winner, spec.search.confirm_seeds)
+            ]
+            for stratum, winner in best.items()
+        }
+        runs = {stratum: found for stratum, found in runs.items() if found}
+        result["metrics"][metric.name] = _metric_results(runs, spec, metric)
+        points += list(_all_points(runs, spec, metric))
+    folder = root / sweep / "curves"
+    write_json(folder / f"{task.task}.json", result)
+    if points:
+        write_rows(folder / f"{task.task}.parquet", pa.concat_tables(points))
+    return result
+
+
+def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
+    """Macro differences of audc to the baseline over all tasks: writes and returns curves/summary.json.
+
+    The primary endpoint is cat_xent/either; Holm's correction runs over the other strata. Small tasks are left out.
+    """
+    tasks = [result for result in results if result["strata"] and not is_small(result)]
+    names = sorted({name for result in tasks for name in result["strata"]} - {BASELINE})
+    macro: Json = {}
+    for stratum in names:
+        kinds, values = [], []
+        for result in tasks:
+            metric = next(iter(result["metrics"].values()))
+            difference = metric["strata"].get(stratum, {}).get("difference")
+            if difference is not None:
+                kinds.append(result["group"])
+                values.append(difference["value"] / metric["scale"])
+        if values:
+            macro[stratum] = {**vars(macro_difference(kinds, values, seed=0)), "num_tasks": len(values)}
+    secondary = [name for name in macro if name != "cat_xent/either"]
+    if secondary:
+        adjusted = holm([macro[name]["p_value"] for name in secondary])
+        for name, p_value in zip(secondary, adjusted.tolist(), strict=True):
+            macro[name]["p_value_holm"] = p_value
+    left_out = [result["task"] for result in results if is_small(result)]
+    summary = {
+        "key": results_key(root, sweep),
+        "macro": macro,
+        "tasks": [result["task"] for result in tasks],
+        "left_out_small": left_out,
+    }
+    write_json(root / sweep / "curves" / "summary.json", summary)
+    return summary
+
+
+def results_key(root: Path, sweep: str) -> str:
+    """A key of everything that the results of a sweep are computed from."""
+    found = read_sweep(root / sweep)
+    records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
+    settings = found[0].cascade.to_json() if found else None
+    tasks = [task.task for task in found[1]] if found else []
+    seeds = found[0].search.confirm_seeds if found else 0
+    return digest([1, settings, seeds, tasks, [[record.trial_id, record.ended_at] for record in records]])
+
+
+def results_up_to_date(root: Path, sweep: str) -> bool:
+    """Whether the results on storage are those of the records and settings on storage."""
+    path = root / sweep / "curves" / "summary.json"
+    return path.exists() and read_json(path).get("key") == results_key(root, sweep)
+
+
+def is_small(result: Json) -> bool:
+    """Whether a task has too few test rows for a macro claim."""
+    return bool(result["num_rows"]["test"] < MIN_TEST_ROWS)
+
+
+def _sweep_of(folder: Path, task_name: str) -> tuple[SweepSpec, TaskSpec, list[TrialRecord]]:
+    found = read_sweep(folder)
+    if found is None:
+        raise StorageError(f"{folder} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root")
+    spec, tasks = found
+    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
+    task = next(task for task in tasks if task.task == task_name)
+    return spec, task, [record for record in records if record.task == task_name]
+
+
+def _answers_key(root: Path, sweep: str, task: str) -> str:
+    return str(read_json(root / sweep / "prepared" / f"{task}.json")["keys"]["answers"])
+
+
+def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord, spec: SweepSpec) -> Json:
+    searched = [record for record in records if record.role == "trial" and record.stratum == winner.stratum]
+    runs = confirmed(records, winner, spec.search.confirm_seeds)
+    kept = [
+        step["train/kept_share"]
+        for run in runs
+        for step in read_steps(folder / run.trial_id)
+        if "train/kept_share" in step
+    ]
+    return {
+        "winner": {"number": winner.number, "parameters": winner.parameters, "objective": winner.objective},
+        "num_trials": len(searched),
+        "num_steps": sum(record.num_steps for record in searched),
+        "train_flops": sum(record.train_flops for record in searched),
+        "statuses": {
+            status: sum(record.status == status for record in searched) for status in {r.status for r in searched}
+        },
+        "seeds": [run.seed for run in runs],
+        "trial_ids": [run.trial_id for run in runs],
+        "kept_share": float(np.mean(kept)) if kept else None,
+        "small_parameters": winner.num_parameters,
+    }
+
+
+def _run(folder: Path, record: TrialRecord, large: pa.Table, metric: Metric) -> Run:
+    rows = read_rows(folder / record.trial_id / "rows.parquet")
+    shapes = ModelShape.from_dict(record.small_shape), ModelShape.from_dict(record.large_shape)
+
+    def cascade(split: str) -> Cascade:
+        small_part, large_part = (table.filter(pa.compute.equal(table["split"], split)) for table in (rows, large))
+        return make_cascade(small_part, large_part, metric, small_shape=shapes[0], large_shape=shapes[1])
+
+    return Run(record, cascade("calibration"), cascade("test"))
+
+
+def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Json:
+    first_rule = spec.cascade.deferral[0]
+    if not runs:
+        return {"scale": metric.scale, "signature": metric.signature, "strata": {}}
+    draws = _bootstrap(runs, first_rule, spec, metric)
+    some = next(iter(runs.values()))[0]
+    large = next(iter(next(iter(draws.values()))))
+    anchor = _gap_anchor(runs, first_rule)
+    results: Json = {
+        "scale": metric.scale,
+        "signature": metric.signature,
+        "large": {**vars(large.quality_large_interval), "cost_flops": float(some.test.large_cost.mean())},
+        "strata": {},
+    }
+    for stratum, found in runs.items():
+        own = draws[stratum]
+        entry: Json = {
+            "quality_small": _mean_interval(
+                [item.quality_small for item in own], [item.quality_small_draws for item in own]
+            ),
+            "audc": _mean_interval([item.audc for item in own], [item.audc_draws for item in own]),
+            "cost_small_flops": float(np.mean([run.test.small_cost.mean() for run in found])),
+            "rules": {rule: _rule_results(found, rule, metric, anchor) for rule in spec.cascade.deferral},
+            "curve": _mean_curve(found, first_rule, metric),
+        }
+        if stratum != BASELINE and BASELINE in draws:
+            base = {run.record.seed: item for run, item in zip(runs[BASELINE], draws[BASELINE], strict=True)}
+            pairs = [
+                (item, base[run.record.seed]) for run, item in zip(found, own, strict=True) if run.record.seed in base
+            ]
+            if pairs:
+                entry["difference"] = _mean_interval(
+                    [a.audc - b.audc for a, b in pairs], [a.audc_draws - b.audc_draws for a, b in pairs]
+                )
+        results["strata"][stratum] = entry
+    return results
+
+
+def _bootstrap(runs: dict[str, list[Run]], rule: str, spec: SweepSpec, metric: Metric) -> dict[str, list[Bootstrap]]:
+    systems = {
+        f"{stratum}\n{index}": System(
+            run.test.signals.ids, run.test.small_statistics, run.test.large_statistics, run.test.uncertainty(rule)
+        )
+        for stratum, found in runs.items()
+        for index, run in enumerate(found)
+    }
+    groups = next(iter(runs.values()))[0].test.groups
+    drawn = bootstrap_curves(
+        systems, groups=groups, metric=metric, num_resamples=spec.cascade.num_resamples, seed=spec.cascade.seed
+    )
+    return {stratum: [drawn[f"{stratum}\n{index}"] for index in range(len(found))] for stratum, found in runs.items()}
+
+
+def _mean_interval(values: list[float], draws: list[FloatArray]) -> Json:
+    """Mean over seeds with its 95% interval; each seed's value beside it."""
+    return {**vars(task_difference(values, draws)), "by_seed": values}
+
+
+def _gap_anchor(runs: dict[str, list[Run]], rule: str) -> tuple[float, float] | None:
+    """Quality of the baseline's small model (mean over seeds) and of the large one, on calibration."""
+    if BASELINE not in runs:
+        return None
+    curves = [run.calibration.curve(rule) for run in runs[BASELINE]]
+    return float(np.mean([curve.quality_small for curve in curves])), curves[0].quality_large
+
+
+def _rule_results(runs: list[Run], rule: str, metric: Metric, anchor: tuple[float, float] | None) -> list[Json]:
+    return [_run_results(run, rule, metric, anchor) for run in runs]
+
+
+def _run_results(run: Run, rule: str, metric: Metric, anchor: tuple[float, float] | None) -> Json:
+    """One run under one deferral rule: test numbers, and operating points picked on calibration."""
+    curve, calibration = run.test.curve(rule), run.calibration.curve(rule)
+    uncertainty, correct = run.test.uncertainty(rule), correctness(run.test.small_statistics, metric)
+    is_probability = rule == "mean"
+    operating: Json = {}
+    for share in COST_TARGETS:
+        operating[f"cost<={share}"] = _realised(best_point(calibration, share), curve)
+    for gap in GAP_TARGETS:
+        if anchor is not None and anchor[1] > anchor[0]:
+            wanted = anchor[0] + gap * (anchor[1] - anchor[0])
+            operating[f"gap>={gap}"] = _realised(cheapest_point(calibration, wanted), curve)
+    return {
+        "trial_id": run.record.trial_id,
+        "seed": run.record.seed,
+        "quality_small": curve.quality_small,
+        "audc": audc(curve),
+        "apgr": apgr(curve),
+        "cpt": {str(percent): cpt(curve, percent) for percent in (20, 50, 80)},
+        "quality_oracle": quality_oracle(_oracle(run.test)),
+        "aurc": aurc(curve),
+        "auroc": None if correct is None else auroc(uncertainty, correct),
+        "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
+        "aiq": aiq(curve),
+        "flops_saved_at_large_quality": flops_saved_at_equal_quality(curve),
+        "operating": operating,
+    }
+
+
+def _realised(picked: OperatingPoint | None, test: Curve) -> Json | None:
+    """What a threshold that was picked on calibration gives on test; costs are shares of the large model alone."""
+    if picked is None:
+        return None
+    point = apply_threshold(test, picked.threshold)
+    return {
+        "threshold": picked.threshold,
+        "deferral_rate": point.deferral_rate,
+        "quality": point.quality,
+        "cost_share": point.cost / test.cost_large,
+        "quality_calibration": picked.quality,
+    }
+
+
+def _oracle(cascade: Cascade) -> Curve:
+    return oracle_curve(
+        ids=cascade.signals.ids,
+        small_statistics=cascade.small_statistics,
+        large_statistics=cascade.large_statistics,
+        small_cost=cascade.small_cost,
+        large_cost=cascade.large_cost,
+        metric=cascade.metric,
+    )
+
+
+def _mean_curve(runs: list[Run], rule: str, metric: Metric) -> Json:
+    """Curves at 0, 1, ... 100 percent of deferral, interpolated between points, mean over seeds."""
+    curves = [run.test.curve(rule) for run in runs]
+    oracles = [_oracle(run.test) for run in runs]
+
+    def mean(values: list[tuple[Curve, FloatArray]]) -> list[float]:
+        lines = [np.interp(PERCENTS, curve.deferral_rate, line) for curve, line in values]
+        return [float(value) for value in np.mean(lines, axis=0)]
+
+    return {
+        "quality": mean([(curve, curve.quality) for curve in curves]),
+        "cost_share": mean([(curve, curve.cost / curve.cost_large) for curve in curves]),
+        "router_cost_share": mean([(curve, router_cost(curve) / curve.cost_large) for curve in curves]),
+        "small_kept_quality": mean([(curve, _last_filled(curve.small_kept_quality)) for curve in curves]),
+        "large_deferred_quality": mean([(curve, _first_filled(curve.large_deferred_quality)) for curve in curves]),
+        "random_quality": mean([(curve, random_line(curve, metric)) for curve in curves]),
+        "oracle_quality": mean([(curve, curve.quality) for curve in oracles]),
+    }
+
+
+def _last_filled(values: FloatArray) -> FloatArray:
+    """A1 has no value where everything is deferred: the point before stands there, for drawing."""
+    return np.concatenate([values[:-1], values[-2:-1]])
+
+
+def _first_filled(values: FloatArray) -> FloatArray:
+    return np.concatenate([values[1:2], values[1:]])
+
+
+def _all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Iterator[pa.Table]:
+    for stratum, found in runs.items():
+        for run in found:
+            for rule in spec.cascade.deferral:
+                curve = run.test.curve(rule)
+                size = curve.num_rows + 1
+                yield pa.table({
+                    "stratum": pa.array([stratum] * size).dictionary_encode(),
+                    "seed": np.full(size, run.record.seed),
+                    "metric": pa.array([metric.name] * size).dictionary_encode(),
+                    "rule": pa.array([rule] * size).dictionary_encode(),
+                    "num_deferred": np.arange(size),
+                    "quality": curve.quality,
+                    "cost_flops": curve.cost,
+                    "threshold": curve.threshold,
+                    "is_threshold": curve.is_threshold,
+                })  # fmt: skip
+
+
+def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
+    """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks."""
+    found = read_sweep(root / sweep)
+    if found is None:
+        raise StorageError(
+            f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
+        )
+    folder = root / sweep / "curves"
+    paths = [folder / f"{task.task}.json" for task in found[1]]
+    return [read_json(path) for path in paths if path.exists()], read_json(folder / "summary.json")
+
+
+def all_rules(results: list[Json]) -> list[str]:
+    """Deferral rules that occur in the results, the objective's first."""
+    return list(dict.fromkeys(rule for result in results for rule in result["rules"]))
+
+
+def first_metric(result: Json) -> tuple[str, Any]:
+    """Name and results of the metric that is searched."""
+    name = next(iter(result["metrics"]))
+    return name, result["metrics"][name]
