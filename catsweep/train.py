@@ -96,7 +96,9 @@ def train(
         raise ValueError(f"batch_size {spec.batch_size} is not a multiple of the {workers.size} workers")
     loss = build_loss(spec.loss)
     replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
-    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    )
     order = BatchOrder(len(data.tokens), spec.batch_size, seed)
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0

@@ -71,13 +71,13 @@ class Lemmas(Spec):
 class LanguageIdentification(Spec):
     """Which of a few close languages a word belongs to, from simplemma: columns word, language, lemma.
 
-    A word that belongs to several languages gives a row for each, so labels are truly noisy. Group key: the connected
-    component of shared word or lemma across the languages.
+    A word that belongs to several languages gives a row for each, so labels are truly noisy. Every language has the
+    same number of rows. Group key: the connected component of shared word or lemma across the languages.
     """
 
     kind: Literal["language_identification"] = "language_identification"
     languages: list[str] = Field(description="Language codes of simplemma", min_length=2, max_length=16)
-    max_rows: int = Field(20_000, description="At most so many rows, picked by hash of the group", ge=100)
+    max_rows: int = Field(20_000, description="At most so many rows, picked by hash of the word", ge=100)
 
 
 PackageReader = Annotated[EmojiNames | Lemmas | LanguageIdentification, Field(discriminator="kind")]
@@ -130,8 +130,11 @@ class TaskSpec(Spec):
     doc_to_choice: list[str] | str | None = Field(
         None, description="multiple_choice: the choices, each a template, or the name of a list column"
     )
-    doc_to_group: str | None = Field(
-        None, description="Template of the group key; rows of one key never lie in two splits. Default: the prompt"
+    doc_to_group: str | list[str] | None = Field(
+        None,
+        description="Template of the group key, or several: rows that share any key, also through other rows, never "
+        "lie in two splits. Default: the prompt; for packages the reader's own key, column `group`",
+        min_length=1,
     )
     target_delimiter: str = Field(" ", description="Stands between prompt and answer", max_length=8)
     normalize: Literal["sum", "tokens"] = Field(

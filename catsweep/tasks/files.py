@@ -103,7 +103,7 @@ def _record(path: Path, line: int, header: list[str], values: list[str]) -> dict
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
             for batch in file.iter_batches(batch_size=1_000):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:

@@ -1,7 +1,7 @@
 """Rows of a dataset of the Hugging Face hub, or of a local folder in its layout. Parquet only, never remote code.
 
 A local folder is tried first: CATSWEEP_DATA joined with `dataset_path`, then `dataset_path` itself. Layout:
-`<folder>[/<dataset_name>][/data]/<split>[-00000-of-00001].parquet`.
+`<folder>[/<dataset_name>][/data]/<split>[-00000-of-00001].parquet`. A local folder has no revisions.
 """
 
 from __future__ import annotations
@@ -80,16 +80,18 @@ def _local_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
 
 def _remote_rows(source: HubSource, split: str, max_rows: int | None) -> list[dict[str, Any]]:
     import datasets  # takes seconds, and a local folder does without
+    from datasets.packaged_modules.cache.cache import Cache
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
     keywords: dict[str, Any] = {"revision": source.revision, "data_files": source.data_files}
     try:
         builder = datasets.load_dataset_builder(source.dataset_path, source.dataset_name, **keywords)
-        if builder.__class__.__name__ != "Parquet":
+        if not isinstance(builder, Parquet | Cache):  # Cache: downloaded before, and the hub cannot be reached now
             raise DataError(
-                f"hub dataset {_shown(source)}: found {builder.__class__.__name__} files; expected Parquet. Try "
+                f"hub dataset {_shown(source)}: found a {builder.__class__.__name__} dataset; expected Parquet. Try "
                 "`revision: refs/convert/parquet`, where the hub keeps a Parquet copy, or download it and use `kind: files`"
             )
-        if max_rows is not None:
+        if max_rows is not None and isinstance(builder, Parquet):
             stream = datasets.load_dataset(
                 source.dataset_path, source.dataset_name, split=split, streaming=True, **keywords
             )
@@ -97,7 +99,7 @@ def _remote_rows(source: HubSource, split: str, max_rows: int | None) -> list[di
         rows: list[dict[str, Any]] = datasets.load_dataset(
             source.dataset_path, source.dataset_name, split=split, **keywords
         ).to_list()
-        return rows
+        return rows[:max_rows]
     except DataError:
         raise
     except Exception as error:  # the library, the network and the hub raise dozens of kinds

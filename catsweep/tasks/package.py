@@ -30,6 +30,9 @@ POOL_VERSION = 1
 
 MIN_LETTERS, MAX_LETTERS = 2, 24
 
+CANDIDATES = 4
+"""Words of a language that are looked at for each row that it gives: some are skipped, as another language is full."""
+
 Pool = list[dict[str, str]]
 
 
@@ -79,7 +82,7 @@ def emoji_names(reader: EmojiNames) -> Pool:
 
 
 def lemmas(reader: Lemmas) -> Pool:
-    """Columns form, lemma: pairs of different words of 2 to 24 letters, at most `max_pairs`, picked by hash.
+    """Columns form, lemma: pairs of different words of 2 to 24 letters, the first `max_pairs` in hash order.
 
     Group: the lemma; lemmas that are also forms of others, or differ in case only, are one group.
     """
@@ -94,12 +97,12 @@ def lemmas(reader: Lemmas) -> Pool:
                     yield form, lemma
 
     picked = heapq.nsmallest(reader.max_pairs, pairs(), key=lambda pair: hash_key(f"{pair[0]}\t{pair[1]}"))
-    pool = [{"id": form, "form": form, "lemma": lemma} for form, lemma in sorted(picked)]
+    pool = [{"id": form, "form": form, "lemma": lemma} for form, lemma in picked]
     return _with_groups(pool, "form", "lemma")
 
 
 def language_identification(reader: LanguageIdentification) -> Pool:
-    """Columns word, language, lemma: lower-case words, the same number of rows for every language.
+    """Columns word, language, lemma: lower-case words in hash order, the same number of rows for every language.
 
     Words are picked by hash, first for the language with the smallest dictionary. A picked word gives a row for every
     language whose dictionary has it, so that its ambiguity is all there. Group: the connected component of shared
@@ -113,7 +116,7 @@ def language_identification(reader: LanguageIdentification) -> Pool:
     candidates = {}
     for language in by_size:
         words = (word for word in dictionaries[language] if _is_word(word) and word.islower())
-        candidates[language] = heapq.nsmallest(8 * num_rows, words, key=hash_key)
+        candidates[language] = heapq.nsmallest(CANDIDATES * num_rows, words, key=hash_key)
     while True:
         picked, counts = _pick_balanced(by_size, candidates, dictionaries, num_rows)
         if min(counts.values()) == num_rows:
@@ -134,18 +137,18 @@ def _pick_balanced(
     dictionaries: Mapping[str, Mapping[str, str]],
     num_rows: int,
 ) -> tuple[list[str], Counter[str]]:
-    """Words in alphabetical order whose rows are at most `num_rows` for each language, and these counts."""
+    """Words whose rows are at most `num_rows` for each language, and these counts."""
     counts: Counter[str] = Counter(dict.fromkeys(languages, 0))
-    picked: set[str] = set()
+    picked: dict[str, None] = {}
     for language, word in itertools.chain.from_iterable(
         ((language, word) for word in candidates[language]) for language in languages
     ):
         if counts[language] < num_rows and word not in picked:
             homes = [home for home in languages if word in dictionaries[home]]
             if all(counts[home] < num_rows for home in homes):
-                picked.add(word)
+                picked[word] = None
                 counts.update(homes)
-    return sorted(picked), counts
+    return sorted(picked, key=hash_key), counts
 
 
 def _with_groups(pool: Pool, *columns: str) -> Pool:

@@ -7,6 +7,7 @@ sandbox: they read the row's columns and nothing else.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ def _refuse_null(value: Any) -> Any:
     return value
 
 
+_ONE_COLUMN = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
 
 
@@ -70,11 +72,12 @@ def render(task: TaskSpec, row: Row, place: Place) -> Rendered:
     return Rendered(prompt, choices[label], (choices[label],), choices, label)
 
 
-def render_group(task: TaskSpec, row: Row, place: Place) -> str:
-    """The group key of a row: `doc_to_group`, else the prompt."""
+def render_group_keys(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
+    """The group keys of a row: by `doc_to_group`, else the prompt."""
     if task.doc_to_group is None:
-        return _text("doc_to_text", task.doc_to_text, row, place)
-    return _text("doc_to_group", task.doc_to_group, row, place)
+        return (_text("doc_to_text", task.doc_to_text, row, place),)
+    templates = [task.doc_to_group] if isinstance(task.doc_to_group, str) else task.doc_to_group
+    return tuple(_text("doc_to_group", template, row, place) for template in templates)
 
 
 def _references(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
@@ -150,6 +153,9 @@ def _text(field: str, template: str, row: Row, place: Place) -> str:
     """The text of a template, or of the column that it names; never blank."""
     if not _is_template(template):
         return _not_empty(field, template, str(_column(field, template, row, place)), place)
+    column = _ONE_COLUMN.fullmatch(template)
+    if column and row.get(column[1]) is not None:  # what Jinja2 would print, 20 times faster
+        return _not_empty(field, template, str(row[column[1]]), place)
     shown = f"{field} {template!r}"
     try:
         text = _compiled(template).render(row)

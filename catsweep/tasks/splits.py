@@ -30,9 +30,13 @@ class Cut:
     num_dropped: dict[str, int]
 
 
-def hash_key(key: str) -> bytes:
-    """16 bytes that depend on the text alone: not on the process, the platform or PYTHONHASHSEED."""
-    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def hash_key(key: str, purpose: bytes = b"") -> bytes:
+    """16 bytes that depend on the text and the purpose alone: not on the process, the platform or PYTHONHASHSEED.
+
+    purpose: at most 16 bytes. Rows that were picked by one hash must be cut by another: else the rows that were picked
+    first would all lie in test.
+    """
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, person=purpose).digest()
 
 
 def evaluation_size(num_rows: int) -> int:
@@ -85,7 +89,7 @@ def cap(positions: list[Position], groups: Mapping[str, Sequence[str]], max_rows
     """At most `max_rows` of a split, the first groups by hash: a smaller cap gives a subset of a larger one."""
     if max_rows is None or len(positions) <= max_rows:
         return positions
-    ordered = sorted(positions, key=lambda position: (hash_key(groups[position[0]][position[1]]), position))
+    ordered = sorted(positions, key=lambda position: (_order(groups[position[0]][position[1]]), position))
     return sorted(ordered[:max_rows])
 
 
@@ -112,6 +116,10 @@ def components(links: Sequence[Sequence[str]]) -> list[str]:
     return [find(texts[0]) for texts in links]
 
 
+def _order(key: str) -> bytes:
+    return hash_key(key, b"split")
+
+
 def _drop_shared(groups: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[int]], dict[str, int]]:
     seen: set[str] = set()
     kept: dict[str, list[int]] = {}
@@ -125,7 +133,7 @@ def _drop_shared(groups: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[in
 def _take_groups(members: dict[str, list[int]], size: int) -> list[int]:
     """Remove whole groups from `members` in hash order, each that still fits into `size` rows."""
     chosen: list[int] = []
-    for key in sorted(members, key=hash_key):
+    for key in sorted(members, key=_order):
         if len(chosen) + len(members[key]) <= size:
             chosen += members.pop(key)
         if len(chosen) == size:
