@@ -177,6 +177,7 @@ def generate(
     ]
 
 
+@torch.no_grad()
 def score_choices(
     module: TargetLogits,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,0 +1,38 @@
+# Two commands for everyone: `make quickstart` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help quickstart test test-all lint mlflow-ui docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: .venv/installed  ## run search_spaces/quickstart.yaml: real data, two cores, a few minutes
+	$(BIN)/catsweep run search_spaces/quickstart.yaml
+
+test: .venv/installed lint  ## lint, types, layers, and the fast tests
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/installed lint  ## everything, the slow tests too
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mlflow-ui: .venv/installed  ## serve the MLflow page of $CATSWEEP_HOME (default ~/catsweep) on 127.0.0.1:5000
+	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow/serve.sh
+
+docs: .venv/installed  ## write docs/yaml.md from the specs
+	$(BIN)/python -m catsweep.cli.reference > docs/yaml.md
+
+clean:  ## remove the virtual environment and tool caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

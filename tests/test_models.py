@@ -1,0 +1,163 @@
+"""Models: the fast path against the model's own logits, tokenisers, pairs, and shapes for FLOPs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from catsweep.data import sequence_batch
+from catsweep.errors import ModelError
+from catsweep.models import (
+    Architecture,
+    TargetLogits,
+    architecture_of,
+    build_model,
+    check_pair,
+    load_config,
+    load_tokenizer,
+    make_tokenizer,
+    model_key,
+    model_shape,
+    tokenizer_key,
+)
+from catsweep.spec.model import BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, ScratchModel
+from catsweep.tensors import Batch
+
+TEXTS = ["hello world", "naïve café 🙂", "  two  spaces\nand a line"]
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16}
+
+# model config -> whether hidden state times head are the model's own logits
+FAST = [
+    ({"model_type": "llama", **SMALL}, True),
+    ({"model_type": "llama", **SMALL, "tie_word_embeddings": True}, True),
+    ({"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2}, True),
+    ({"model_type": "gemma2", **SMALL, "head_dim": 16, "final_logit_softcapping": 30.0}, False),
+    ({"model_type": "cohere", **SMALL, "logit_scale": 0.25}, False),
+    ({"model_type": "granite", **SMALL, "logits_scaling": 4.0}, False),
+    ({**T5, "tie_word_embeddings": True}, False),
+    ({**T5, "tie_word_embeddings": False}, False),
+]
+
+
+def make(config: dict[str, Any]) -> tuple[TargetLogits, Architecture]:
+    spec = ScratchModel(config=config, tokenizer=ByteTokenizer())
+    model = build_model(spec, make_tokenizer(ByteTokenizer(), []), seed=0)
+    return TargetLogits(model), architecture_of(model.config)
+
+
+def some_batch(architecture: Architecture) -> Batch:
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(3, 200, size).astype(np.int32) for size in (5, 2, 7)]
+    targets = [generator.integers(3, 200, size).astype(np.int32) for size in (3, 4, 1)]
+    return sequence_batch(prompts, targets, architecture=architecture, pad_id=0, start_id=0)
+
+
+@pytest.mark.parametrize(("config", "fast"), FAST, ids=lambda value: value.get("model_type") if isinstance(value, dict) else None)
+def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(config: dict[str, Any], fast: bool) -> None:
+    module, architecture = make(config)
+    batch = some_batch(architecture)
+    before = module.model.get_output_embeddings().weight.clone()
+    assert module.choose_path(batch) is fast
+    assert torch.equal(module.model.get_output_embeddings().weight, before)
+    with torch.no_grad():
+        chosen = module(batch)
+        decoder = {} if batch.decoder_input_ids_BT is None else {"decoder_input_ids": batch.decoder_input_ids_BT}
+        own = module.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, **decoder).logits
+    assert torch.allclose(chosen, own[batch.target_mask], atol=1e-5)
+    assert chosen.shape == (8, len(make_tokenizer(ByteTokenizer(), [])))
+
+
+@pytest.mark.parametrize("spec", [ByteTokenizer(), CharTokenizer(), BpeTokenizer(vocab_size=320)], ids=lambda spec: spec.kind)
+def test_tokenisers_give_the_text_back(spec: Any) -> None:
+    tokenizer = make_tokenizer(spec, TEXTS)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_character_that_was_not_seen_is_unknown() -> None:
+    tokenizer = make_tokenizer(CharTokenizer(), ["ab"])
+    assert tokenizer("abz")["input_ids"] == [3, 4, 2]
+
+
+def test_the_tokenisers_key_follows_its_vocabulary() -> None:
+    first = tokenizer_key(make_tokenizer(CharTokenizer(), ["ab"]))
+    assert first == tokenizer_key(make_tokenizer(CharTokenizer(), ["ba"]))
+    assert first != tokenizer_key(make_tokenizer(CharTokenizer(), ["abc"]))
+
+
+def test_a_pair_with_different_tokenisers_is_refused() -> None:
+    small, large = make_tokenizer(CharTokenizer(), ["abc"]), make_tokenizer(CharTokenizer(), ["abd"])
+    config = load_config(ScratchModel(config={"model_type": "llama", **SMALL}), small)
+    with pytest.raises(ModelError, match="1 of the small one's with another id, for example 'c'"):
+        check_pair(small, large, config, config)
+
+
+def test_a_decoder_and_an_encoder_decoder_are_no_pair() -> None:
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    decoder = load_config(ScratchModel(config={"model_type": "llama", **SMALL}), tokenizer)
+    pair = load_config(ScratchModel(config=T5), tokenizer)
+    with pytest.raises(ModelError, match="the small model is a decoder, the large one a encoder_decoder"):
+        check_pair(tokenizer, tokenizer, decoder, pair)
+
+
+def test_a_misspelt_config_field_is_an_error_with_a_hint() -> None:
+    with pytest.raises(ModelError, match="Did you mean 'hidden_size'"):
+        load_config(ScratchModel(config={"model_type": "llama", "hiden_size": 8}))
+
+
+def test_an_unknown_model_type_is_an_error() -> None:
+    with pytest.raises(ModelError, match=r"config\.model_type: found 'lama'"):
+        load_config(ScratchModel(config={"model_type": "lama"}))
+
+
+def test_a_missing_checkpoint_names_the_next_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="give the folder's path"):
+        load_tokenizer(PretrainedModel(pretrained=str(tmp_path / "nothing")), [])
+
+
+def test_a_local_checkpoint_loads_and_its_key_follows_its_files(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    model = build_model(ScratchModel(config={"model_type": "llama", **SMALL}), tokenizer, seed=5)
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    tokenizer.save_pretrained(tmp_path)
+    spec = PretrainedModel(pretrained=str(tmp_path))
+    again = build_model(spec, load_tokenizer(spec, []), seed=0)
+    assert torch.equal(again.get_output_embeddings().weight, model.get_output_embeddings().weight)
+    key = model_key(spec)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
+    assert model_key(spec) != key
+
+
+def test_weights_from_scratch_follow_the_seed() -> None:
+    spec, tokenizer = ScratchModel(config={"model_type": "llama", **SMALL}), make_tokenizer(ByteTokenizer(), [])
+    first, same, other = (build_model(spec, tokenizer, seed=seed).get_output_embeddings().weight for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_decoders_shape_counts_its_matrices() -> None:
+    config = load_config(ScratchModel(config={"model_type": "llama", **SMALL}), make_tokenizer(ByteTokenizer(), []))
+    shape = model_shape(config)
+    attention = 32 * 32 + 2 * 32 * 16 + 32 * 32  # queries, keys and values of one head, output
+    layer = attention + 3 * 32 * 48 + 2 * 32  # gate, up, down; two norms
+    assert shape.decoder_parameters == 2 * layer + 32
+    assert shape.head_parameters == 32 * 259
+    assert (shape.num_decoder_layers, shape.decoder_attention_width) == (2, 32)
+
+
+def test_an_encoder_decoders_shape_tells_its_parts_apart() -> None:
+    shape = model_shape(load_config(ScratchModel(config=T5), make_tokenizer(ByteTokenizer(), [])))
+    attention = 4 * 32 * 32
+    feed_forward = 2 * 32 * 64
+    assert shape.encoder_parameters == 2 * (attention + feed_forward + 2 * 32) + 32
+    assert shape.cross_key_value_parameters == 2 * 2 * 32 * 32
+    assert shape.decoder_parameters == 2 * (attention + 2 * 32 * 32 + feed_forward + 3 * 32) + 32
+    assert (shape.num_encoder_layers, shape.num_decoder_layers) == (2, 2)
+    assert shape.encoder_attention_width == shape.decoder_attention_width == 32

@@ -1,0 +1,175 @@
+"""Training: the gradient does not depend on how a batch is split, and a resumed run is the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from catsweep.data import Tokens, TokenSplit
+from catsweep.errors import TrialDivergedError
+from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.records import read_steps
+from catsweep.spec.model import ByteTokenizer, ScratchModel
+from catsweep.spec.training import (
+    CatDistLoss,
+    CatXentLoss,
+    LossSpec,
+    NamedQuadrants,
+    TrainingSpec,
+    XentLoss,
+)
+from catsweep.tensors import TeacherSignal
+from catsweep.train import BatchOrder, TrainingData, Workers, learning_rate, train
+
+CONFIG = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+ONE = Workers(0, 1, torch.device("cpu"))
+
+
+def tokens(generator: np.random.Generator, num: int, shortest: int, longest: int) -> Tokens:
+    lengths = generator.integers(shortest, longest + 1, num)
+    ids = generator.integers(3, 40, lengths.sum()).astype(np.int32)
+    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def some_data() -> TrainingData:
+    """Targets of very different lengths, so that a wrong denominator shows."""
+    generator = np.random.default_rng(0)
+    targets = tokens(generator, 64, 1, 12)
+    empty = Tokens(np.empty(0, np.int32), np.zeros(1, np.int64))
+    split = TokenSplit(tokens(generator, 64, 1, 6), targets, empty, np.zeros(65, np.int64), np.full(64, -1))
+    num = len(targets.ids)
+    torch_generator = torch.Generator().manual_seed(0)
+    signal = TeacherSignal(
+        torch.randint(0, 2, (num,), generator=torch_generator),
+        torch.zeros(num),
+        torch.randint(3, 40, (num, 4), generator=torch_generator),
+        torch.full((num, 4), 0.25),
+    )
+    return TrainingData(split, signal, "decoder", pad_id=0, start_id=None)
+
+
+def module() -> TargetLogits:
+    spec = ScratchModel(config=CONFIG, tokenizer=ByteTokenizer())
+    return TargetLogits(build_model(spec, make_tokenizer(ByteTokenizer(), []), seed=0))
+
+
+def spec(loss: LossSpec, **fields: object) -> TrainingSpec:
+    return TrainingSpec.model_validate({"steps": 4, "batch_size": 16, "learning_rate": 1e-2, **fields, "loss": loss.to_json()})
+
+
+def flat(trained: TargetLogits) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trained.parameters()])
+
+
+def run(training: TrainingSpec, *, workers: Workers = ONE, folder: Path | None = None, evaluate_at: tuple[int, ...] = ()) -> Tensor:
+    trained = module()
+    train(
+        trained, some_data(), training, seed=7, workers=workers, evaluate_at=list(evaluate_at), on_evaluation=lambda step: None,
+        folder=folder,
+    )  # fmt: skip
+    return flat(trained)
+
+
+LOSSES = [
+    XentLoss(),
+    CatXentLoss(),
+    CatXentLoss(normalize="kept_tokens"),
+    CatXentLoss(filter=NamedQuadrants(kind="learnable"), normalize="kept_tokens"),
+    CatDistLoss(weight=0.3),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.kind}-{loss.normalize}")
+def test_one_and_four_micro_batches_take_the_same_steps(loss: LossSpec) -> None:
+    whole = run(spec(loss, max_grad_norm=None))
+    split = run(spec(loss, max_grad_norm=None, micro_batch_size=4))
+    assert not torch.equal(whole, flat(module()))
+    assert torch.allclose(whole, split, rtol=1e-5, atol=1e-6)
+
+
+def _rank(rank: int, store: str, result: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    workers = Workers(rank, 2, torch.device("cpu"))
+    weights = [run(spec(loss), workers=workers) for loss in LOSSES]
+    torch.save(torch.stack(weights), f"{result}.{rank}")
+    dist.destroy_process_group()
+
+
+def test_one_and_two_ranks_take_the_same_steps(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(str(tmp_path / "store"), str(tmp_path / "weights")), nprocs=2)
+    first, second = (torch.load(f"{tmp_path / 'weights'}.{rank}") for rank in (0, 1))
+    assert torch.equal(first, second)
+    for loss, two_ranks in zip(LOSSES, first, strict=True):
+        assert torch.allclose(run(spec(loss)), two_ranks, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_in_which_every_token_is_filtered_changes_no_weight() -> None:
+    data = some_data()
+    assert data.teacher is not None
+    wrong = TeacherSignal(torch.full_like(data.teacher.rank_N, 9), data.teacher.logprob_N)
+    trained = module()
+    before = flat(trained)
+    training = spec(CatXentLoss(filter=NamedQuadrants(kind="large"), normalize="kept_tokens"))
+    train(
+        trained, TrainingData(data.tokens, wrong, "decoder", 0, None), training, seed=0, workers=ONE, evaluate_at=[],
+        on_evaluation=lambda step: None,
+    )  # fmt: skip
+    assert torch.equal(flat(trained), before)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = run(spec(CatXentLoss(), steps=6))
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(module(), some_data(), spec(CatXentLoss(), steps=6), seed=7, workers=ONE, evaluate_at=[3], on_evaluation=kill, folder=tmp_path)
+    resumed = run(spec(CatXentLoss(), steps=6), folder=tmp_path, evaluate_at=(3,))
+    assert torch.allclose(whole, resumed, rtol=1e-6, atol=1e-7)
+    assert [step["step"] for step in read_steps(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_diverging_run_says_so() -> None:
+    trained = module()
+    with torch.no_grad():
+        next(trained.parameters()).fill_(float("nan"))
+    with pytest.raises(TrialDivergedError, match="Lower learning_rate"):
+        train(trained, some_data(), spec(XentLoss()), seed=0, workers=ONE, evaluate_at=[], on_evaluation=lambda step: None)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size 16 is not a multiple of the 3 workers"):
+        run(spec(XentLoss()), workers=Workers(0, 3, torch.device("cpu")))
+
+
+def test_every_epoch_sees_every_example_once_in_another_order() -> None:
+    order = BatchOrder(10, 4, seed=0)
+    seen = np.concatenate([order.batch(step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    assert BatchOrder(10, 4, seed=0).batch(3).tolist() == order.batch(3).tolist()
+
+
+def test_the_learning_rate_rises_then_falls_to_nearly_zero() -> None:
+    training = TrainingSpec(steps=10, learning_rate=1.0, warmup_share=0.2)
+    assert [round(learning_rate(training, step), 4) for step in range(1, 11)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    constant = training.model_copy(update={"schedule": "constant"})
+    assert learning_rate(constant, 10) == 1.0
+
+
+@pytest.mark.parametrize("losses", [(XentLoss(), CatXentLoss(filter=NamedQuadrants(kind="all")))])
+def test_cat_with_everything_kept_is_plain_fine_tuning(losses: tuple[LossSpec, LossSpec]) -> None:
+    trained: Callable[[LossSpec], Tensor] = lambda loss: run(spec(loss))  # noqa: E731
+    assert torch.equal(trained(losses[0]), trained(losses[1]))
