@@ -87,8 +87,9 @@ def space_problems(document: Document) -> list[Problem]:
             shifted = {keys: (*prefix, *source) for keys, source in origin.items()}
             shifted |= {(key,): ("training", key) for key in training if key not in value}
             for problem in validation_problems(error, document, TrainingSpec, origin=shifted):
-                inherited = problem.path == "training" or problem.path.startswith("training.")
-                if not inherited and problem not in seen:
+                # What `training` itself lacks or has wrong is reported there.
+                own = problem.path.split(".")[:3] in [[*prefix], *([*prefix, str(key)] for key in value)]
+                if own and problem not in seen:
                     seen.add(problem)
                     problems.append(problem)
     return problems

@@ -1,0 +1,131 @@
+"""YAML -> specs: every problem at once, each with file and line, what was expected, and a hint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catsweep.errors import SpecError
+from catsweep.spec.load import load_sweep, load_task, search_spaces_folder, task_files
+from catsweep.spec.yaml import parse_yaml
+
+GOOD = """\
+name: good
+tasks: [emoji/en-fr]
+small: {config: {model_type: llama}, tokenizer: {kind: char}}
+large: {pretrained: some/model}
+training: {steps: 100}
+search:
+  space:
+    learning_rate: {space: loguniform, lower: 1e-5, upper: 1e-3}
+    loss:
+      space: choice
+      options:
+        - {kind: xent}
+        - {kind: dist, weight: {space: uniform, lower: 0, upper: 1}}
+"""
+
+# Each line of GOOD that is replaced, by what, and the whole message that follows.
+BROKEN = [
+    ("name: good", "name: ../../etc", "F:1: name: found '../../etc'; expected String should match pattern"),
+    ("training: {steps: 100}", "training: {stebs: 100}", "F:5: training.stebs: found unknown key 'stebs'; expected one of"),
+    ("training: {steps: 100}", "training: {stebs: 100}", "F:5: training.steps: found nothing; expected a value (Optimiser steps)"),
+    ("training: {steps: 100}", "training: {steps: 0}", "F:5: training.steps: found 0; expected greater than or equal to 1"),
+    ("training: {steps: 100}", "training: {steps: many}", "F:5: training.steps: found 'many'; expected a valid integer"),
+    ("kind: char", "kind: charr", "F:3: small.tokenizer.kind: found kind 'charr'; expected kind: one of byte, char, bpe. Did you mean 'char'?"),
+    ("emoji/en-fr", "emoji/en-fra", "F:2: tasks.0: found 'emoji/en-fra'; expected a task, a pattern, a tag, or a .yaml file"),
+    ("        - {kind: xent}", "        - {kind: xnet}", "F:12: search.space.loss.options.0.kind: found kind 'xnet'; expected kind: one of"),
+    ("upper: 1}}", "upper: 2}}", "F:13: search.space.loss.options.1.weight: found 2.0; expected less than or equal to 1"),
+    ("weight:", "wait:", "F:13: search.space.loss.options.1.wait: found unknown key 'wait'; expected one of kind, normalize, weight."),
+    ("lower: 1e-5", "lower: 1e-2", "F:8: search.space.learning_rate: found {'space': 'loguniform', 'lower': '1e-2', 'upper': '1e-3'}; "),
+    ("learning_rate: {", "lerning_rate: {", "F:8: search.space.lerning_rate: found unknown key 'lerning_rate'; expected one of"),
+]  # fmt: skip
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_sweep(path, list(overrides))
+    return [str(problem).replace(str(path), "F") for problem in caught.value.problems]
+
+
+def test_a_good_file_loads_and_numbers_in_text_become_numbers(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, GOOD))
+    assert sweep.spec.training.steps == 100
+    assert [task.task for task in sweep.tasks] == ["emoji/en-fr"]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BROKEN)
+def test_a_mistake_is_reported_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    found = problems(write(tmp_path, GOOD.replace(old, new)))
+    assert any(problem.startswith(message) for problem in found), found
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    text = GOOD
+    for old, new, _ in BROKEN[0], BROKEN[1], BROKEN[5], BROKEN[6]:
+        text = text.replace(old, new)
+    assert len(problems(write(tmp_path, text))) == 5
+
+
+def test_a_typo_gets_a_hint(tmp_path: Path) -> None:
+    found = problems(write(tmp_path, GOOD.replace("steps: 100", "stepps: 100")))
+    assert any(problem.endswith("Did you mean 'steps'?") for problem in found)
+
+
+def test_an_override_replaces_a_value_and_is_named_in_errors(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    sweep = load_sweep(path, ["training.steps=7", "search.num_samples=3", "search.space.loss.options.1.weight=0.5"])
+    assert (sweep.spec.training.steps, sweep.spec.search.num_samples) == (7, 3)
+    assert problems(path, "training.steps=none")[0].startswith(
+        "override training.steps=none: training.steps: found 'none'"
+    )
+    assert problems(path, "training.steps")[0].endswith("expected KEY=VALUE, for example search.num_samples=4")
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, GOOD + "name: again\n"))
+    assert problem == "F:14: name: found the key 'name' again (first on line 1); expected every key once"
+
+
+def test_broken_yaml_names_its_line(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, GOOD + "x: [1, 2\ny: 3\n"))
+    assert problem.startswith("F:15: document: found broken YAML")
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path / "none.yaml")
+    assert "No such file" in problem
+
+
+def test_a_bomb_of_aliases_is_refused_in_time() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+    with pytest.raises(SpecError, match="at most 100000 nodes"):
+        parse_yaml("\n".join(lines), Path("bomb.yaml"))
+
+
+def test_every_shipped_sweep_loads() -> None:
+    files = sorted(search_spaces_folder().glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_sweep(file).tasks
+
+
+@pytest.mark.parametrize("name", sorted(task_files()))
+def test_every_shipped_task_loads_and_is_named_as_its_file(name: str) -> None:
+    assert load_task(task_files()[name]).task == name
+
+
+def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
+    by_pattern = load_sweep(write(tmp_path, GOOD.replace("[emoji/en-fr]", "['emoji/*', emoji/en-de]")))
+    assert [task.task for task in by_pattern.tasks] == ["emoji/en-de", "emoji/en-fr"]
+    by_tag = load_sweep(write(tmp_path, GOOD.replace("emoji/en-fr", "quickstart")))
+    assert len(by_tag.tasks) == 5
