@@ -13,7 +13,13 @@ from catsweep.evaluate import Answer, generate, score_choices, token_statistics
 from catsweep.models import TargetLogits, architecture_of, build_model, make_tokenizer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
-LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2}
 T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16}
 MODELS = [LLAMA, GPT2, T5]
@@ -38,7 +44,9 @@ def lists(generator: np.random.Generator, sizes: list[int]) -> Tokens:
 def some_split() -> TokenSplit:
     generator = np.random.default_rng(1)
     prompts, targets = lists(generator, [1, 9, 4, 6]), lists(generator, [3, 3, 3, 3])
-    return TokenSplit(prompts, targets, lists(generator, [2, 5, 1, 1, 3, 3, 4, 2]), np.arange(0, 9, 2), np.zeros(4, np.int64))
+    return TokenSplit(
+        prompts, targets, lists(generator, [2, 5, 1, 1, 3, 3, 4, 2]), np.arange(0, 9, 2), np.zeros(4, np.int64)
+    )
 
 
 def close(first: Answer, second: Answer) -> None:

@@ -28,7 +28,13 @@ from catsweep.spec.model import BpeTokenizer, ByteTokenizer, CharTokenizer, Pret
 from catsweep.tensors import Batch
 
 TEXTS = ["hello world", "naïve café 🙂", "  two  spaces\nand a line"]
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16}
 
 # model config -> whether hidden state times head are the model's own logits
@@ -57,8 +63,12 @@ def some_batch(architecture: Architecture) -> Batch:
     return sequence_batch(prompts, targets, architecture=architecture, pad_id=0, start_id=0)
 
 
-@pytest.mark.parametrize(("config", "fast"), FAST, ids=lambda value: value.get("model_type") if isinstance(value, dict) else None)
-def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(config: dict[str, Any], fast: bool) -> None:
+@pytest.mark.parametrize(
+    ("config", "fast"), FAST, ids=lambda value: value.get("model_type") if isinstance(value, dict) else None
+)
+def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(
+    config: dict[str, Any], fast: bool
+) -> None:
     module, architecture = make(config)
     batch = some_batch(architecture)
     before = module.model.get_output_embeddings().weight.clone()
@@ -72,7 +82,9 @@ def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(con
     assert chosen.shape == (8, len(make_tokenizer(ByteTokenizer(), [])))
 
 
-@pytest.mark.parametrize("spec", [ByteTokenizer(), CharTokenizer(), BpeTokenizer(vocab_size=320)], ids=lambda spec: spec.kind)
+@pytest.mark.parametrize(
+    "spec", [ByteTokenizer(), CharTokenizer(), BpeTokenizer(vocab_size=320)], ids=lambda spec: spec.kind
+)
 def test_tokenisers_give_the_text_back(spec: Any) -> None:
     tokenizer = make_tokenizer(spec, TEXTS)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)

@@ -18,7 +18,13 @@ from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.teacher import SignalArrays, load_signal, target_rank, teacher_pass
 
-CONFIG = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 TOKENIZER = make_tokenizer(ByteTokenizer(), [])
 
 
@@ -42,7 +48,9 @@ def run(distribution: DistributionSpec | None, *, batch_size: int = 2) -> tuple[
     )  # fmt: skip
     with torch.no_grad():
         parts = [
-            module(sequence_batch([split.prompts[i]], [split.targets[i]], architecture="decoder", pad_id=0, start_id=None))
+            module(
+                sequence_batch([split.prompts[i]], [split.targets[i]], architecture="decoder", pad_id=0, start_id=None)
+            )
             for i in range(3)
         ]
     return signal, torch.cat(parts).log_softmax(1)
@@ -102,13 +110,21 @@ def prepared(make_sweep: Callable[..., Sweep], tmp_path_factory: pytest.TempPath
     """A prepared task whose large model has learnt its own half by heart."""
     root = tmp_path_factory.mktemp("root")
     finetune = {"steps": 250, "batch_size": 32, "learning_rate": 1e-2}
-    large = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    large = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     sweep = make_sweep(large={"config": large, "finetune": finetune}, data={"max_train_rows": 120})
     prepare_task(sweep.tasks[0], sweep.spec, root=root)
     return root, sweep
 
 
-def test_the_trap_the_large_model_is_nearly_always_right_on_its_own_training_targets(prepared: tuple[Path, Sweep]) -> None:
+def test_the_trap_the_large_model_is_nearly_always_right_on_its_own_training_targets(
+    prepared: tuple[Path, Sweep],
+) -> None:
     root, sweep = prepared
     found = load_prepared(root, sweep.spec.name, "made/reverse")
     assert found.large_model is not None
@@ -130,7 +146,9 @@ def test_the_trap_the_large_model_is_nearly_always_right_on_its_own_training_tar
 def test_the_large_model_and_the_small_ones_share_no_group(prepared: tuple[Path, Sweep]) -> None:
     root, sweep = prepared
     data = load_prepared(root, sweep.spec.name, "made/reverse").task_data()
-    groups = {split: set(data.texts(split)["group"].to_pylist()) for split in ("large_train", "train", "validation", "test")}
+    groups = {
+        split: set(data.texts(split)["group"].to_pylist()) for split in ("large_train", "train", "validation", "test")
+    }
     for first in groups:
         for second in groups:
             assert first == second or not groups[first] & groups[second]
@@ -148,7 +166,9 @@ def test_a_damaged_signal_is_made_again(prepared: tuple[Path, Sweep], damage: st
     assert path.read_bytes() == whole
 
 
-def test_a_changed_template_model_or_cut_gives_new_keys(prepared: tuple[Path, Sweep], make_sweep: Callable[..., Sweep]) -> None:
+def test_a_changed_template_model_or_cut_gives_new_keys(
+    prepared: tuple[Path, Sweep], make_sweep: Callable[..., Sweep]
+) -> None:
     root, sweep = prepared
     task, spec = sweep.tasks[0], sweep.spec
     from catsweep.prepare import read_inputs

@@ -28,7 +28,13 @@ from catsweep.spec.training import (
 from catsweep.tensors import TeacherSignal
 from catsweep.train import BatchOrder, TrainingData, Workers, learning_rate, train
 
-CONFIG = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 ONE = Workers(0, 1, torch.device("cpu"))
 
 
@@ -61,14 +67,18 @@ def module() -> TargetLogits:
 
 
 def spec(loss: LossSpec, **fields: object) -> TrainingSpec:
-    return TrainingSpec.model_validate({"steps": 4, "batch_size": 16, "learning_rate": 1e-2, **fields, "loss": loss.to_json()})
+    return TrainingSpec.model_validate(
+        {"steps": 4, "batch_size": 16, "learning_rate": 1e-2, **fields, "loss": loss.to_json()}
+    )
 
 
 def flat(trained: TargetLogits) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trained.parameters()])
 
 
-def run(training: TrainingSpec, *, workers: Workers = ONE, folder: Path | None = None, evaluate_at: tuple[int, ...] = ()) -> Tensor:
+def run(
+    training: TrainingSpec, *, workers: Workers = ONE, folder: Path | None = None, evaluate_at: tuple[int, ...] = ()
+) -> Tensor:
     trained = module()
     train(
         trained, some_data(), training, seed=7, workers=workers, evaluate_at=list(evaluate_at), on_evaluation=lambda step: None,
@@ -135,7 +145,16 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        train(module(), some_data(), spec(CatXentLoss(), steps=6), seed=7, workers=ONE, evaluate_at=[3], on_evaluation=kill, folder=tmp_path)
+        train(
+            module(),
+            some_data(),
+            spec(CatXentLoss(), steps=6),
+            seed=7,
+            workers=ONE,
+            evaluate_at=[3],
+            on_evaluation=kill,
+            folder=tmp_path,
+        )
     resumed = run(spec(CatXentLoss(), steps=6), folder=tmp_path, evaluate_at=(3,))
     assert torch.allclose(whole, resumed, rtol=1e-6, atol=1e-7)
     assert [step["step"] for step in read_steps(tmp_path)] == [1, 2, 3, 4, 5, 6]
@@ -146,7 +165,9 @@ def test_a_diverging_run_says_so() -> None:
     with torch.no_grad():
         next(trained.parameters()).fill_(float("nan"))
     with pytest.raises(TrialDivergedError, match="Lower learning_rate"):
-        train(trained, some_data(), spec(XentLoss()), seed=0, workers=ONE, evaluate_at=[], on_evaluation=lambda step: None)
+        train(
+            trained, some_data(), spec(XentLoss()), seed=0, workers=ONE, evaluate_at=[], on_evaluation=lambda step: None
+        )
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
@@ -164,7 +185,18 @@ def test_every_epoch_sees_every_example_once_in_another_order() -> None:
 
 def test_the_learning_rate_rises_then_falls_to_nearly_zero() -> None:
     training = TrainingSpec(steps=10, learning_rate=1.0, warmup_share=0.2)
-    assert [round(learning_rate(training, step), 4) for step in range(1, 11)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [round(learning_rate(training, step), 4) for step in range(1, 11)] == [
+        0.5,
+        1.0,
+        1.0,
+        0.875,
+        0.75,
+        0.625,
+        0.5,
+        0.375,
+        0.25,
+        0.125,
+    ]
     constant = training.model_copy(update={"schedule": "constant"})
     assert learning_rate(constant, 10) == 1.0
 

@@ -77,7 +77,9 @@ def test_the_objective_follows_from_the_rows(reverse: tuple[Sweep, Path], tmp_pa
     metric = get_metric("exact_match")
     cascade = make_cascade(rows, large, metric, small_shape=shapes[0], large_shape=shapes[1])
     assert audc(cascade.curve("mean")) == pytest.approx(record.objective)
-    right = [output == reference for output, reference in zip(rows["output"].to_pylist(), _references(root), strict=True)]
+    right = [
+        output == reference for output, reference in zip(rows["output"].to_pylist(), _references(root), strict=True)
+    ]
     assert sum(right) / len(right) == pytest.approx(record.metrics["validation/exact_match"])
 
 
@@ -101,7 +103,9 @@ def test_the_same_spec_gives_the_same_rows(reverse: tuple[Sweep, Path], tmp_path
     assert read_rows(tmp_path / "first" / "rows.parquet").equals(read_rows(tmp_path / "second" / "rows.parquet"))
 
 
-def test_strata_start_from_the_same_weights_and_see_the_same_batches(reverse: tuple[Sweep, Path], tmp_path: Path) -> None:
+def test_strata_start_from_the_same_weights_and_see_the_same_batches(
+    reverse: tuple[Sweep, Path], tmp_path: Path
+) -> None:
     sweep, root = reverse
     run(trial(sweep, {"kind": "xent"}), root, tmp_path / "xent")
     run(trial(sweep, {"kind": "cat_xent", "filter": {"kind": "all"}}), root, tmp_path / "all")
@@ -110,7 +114,8 @@ def test_strata_start_from_the_same_weights_and_see_the_same_batches(reverse: tu
 
 def test_an_encoder_decoder_pair_goes_the_whole_way(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     sweep = make_sweep(
-        small={"config": T5, "tokenizer": {"kind": "char"}}, large={"config": {**T5, "num_layers": 2}, "finetune": FINETUNE}
+        small={"config": T5, "tokenizer": {"kind": "char"}},
+        large={"config": {**T5, "num_layers": 2}, "finetune": FINETUNE},
     )
     facts = prepare_task(sweep.tasks[0], sweep.spec, root=tmp_path)
     assert facts["architecture"] == "encoder_decoder"
@@ -120,7 +125,9 @@ def test_an_encoder_decoder_pair_goes_the_whole_way(make_sweep: Callable[..., Sw
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
-def test_multiple_choice_goes_the_whole_way(make_sweep: Callable[..., Sweep], tmp_path: Path, architecture: str) -> None:
+def test_multiple_choice_goes_the_whole_way(
+    make_sweep: Callable[..., Sweep], tmp_path: Path, architecture: str
+) -> None:
     pair = {"small": {"config": T5, "tokenizer": {"kind": "char"}}, "large": {"config": T5, "finetune": FINETUNE}}
     sweep = make_sweep(tasks=("parity.yaml",), **(pair if architecture == "encoder_decoder" else {}))
     prepare_task(sweep.tasks[0], sweep.spec, root=tmp_path)
@@ -131,12 +138,20 @@ def test_multiple_choice_goes_the_whole_way(make_sweep: Callable[..., Sweep], tm
     assert 0 <= record.metrics["validation/accuracy"] <= 1
 
 
-def test_a_pretrained_pair_goes_the_whole_way_without_a_fine_tune(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+def test_a_pretrained_pair_goes_the_whole_way_without_a_fine_tune(
+    make_sweep: Callable[..., Sweep], tmp_path: Path
+) -> None:
     from catsweep.models import build_model, make_tokenizer
     from catsweep.spec.model import ByteTokenizer, ScratchModel
 
     tokenizer = make_tokenizer(ByteTokenizer(), [])
-    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     for name in ("small", "large"):
         build_model(ScratchModel(config=config), tokenizer, seed=len(name)).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)

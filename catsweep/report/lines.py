@@ -1,0 +1,117 @@
+"""What the figures show, worked out of the results: one line a stratum, and the differences of a forest plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from catsweep.curves import first_metric
+from catsweep.report.tables import ResultRow, excludes_zero
+from catsweep.spec.base import Json
+
+MACRO = "all tasks (macro)"
+MIN_MACRO_TASKS = 6
+"""With fewer tasks a macro interval carries no claim: even if all differences had one sign, a sign test would give
+p = 2^(1-5) > 0.05, while an interval resampled from so few numbers can be as narrow as chance makes it. [ours]"""
+METRIC_LABELS = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+}
+
+
+@dataclass(frozen=True)
+class CurveLines:
+    """The lines of one task, each at 0, 1, ... 100 percent of deferral, means over seeds.
+
+    quality, cost_share: by stratum. The random, the oracle and the router's line are those of one stratum's small model,
+    which their labels name.
+    """
+
+    title: str
+    quality_label: str
+    percents: list[float]
+    quality: dict[str, list[float]]
+    cost_share: dict[str, list[float]]
+    quality_large: float
+    random_quality: list[float]
+    random_label: str
+    oracle_quality: list[float]
+    oracle_label: str
+    router_cost_share: list[float]
+    router_quality: list[float]
+    router_label: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of audc to the baseline with its 95% interval, in percent of the metric's range.
+
+    is_clear: the interval excludes 0, and a macro one stands on enough tasks.
+    """
+
+    block: str
+    stratum: str
+    value: float
+    lower: float
+    upper: float
+    is_clear: bool
+    is_macro: bool
+
+
+def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | None:
+    """The lines of a task under its first or another metric; None where no stratum has confirmed runs."""
+    first, metric = first_metric(result)
+    name = metric_name or first
+    metric = result["metrics"][name]
+    strata = metric["strata"]
+    if not strata:
+        return None
+    baseline = result["baseline"]
+    reference = baseline if baseline in strata else next(iter(strata))
+    order = sorted(strata, key=lambda stratum: (stratum != baseline, stratum))
+    curve = strata[reference]["curve"]
+    unit = "" if metric["scale"] == 1 else f" (0 to {metric['scale']:.0f})"
+    return CurveLines(
+        title=f"{result['task']} ({METRIC_LABELS.get(name, name)})",
+        quality_label=f"{METRIC_LABELS.get(name, name)} on test{unit}",
+        percents=[float(percent) for percent in range(101)],
+        quality={stratum: strata[stratum]["curve"]["quality"] for stratum in order},
+        cost_share={stratum: strata[stratum]["curve"]["cost_share"] for stratum in order},
+        quality_large=metric["large"]["value"],
+        random_quality=curve["random_quality"],
+        random_label=f"random ({reference})",
+        oracle_quality=curve["oracle_quality"],
+        oracle_label=f"oracle ({reference})",
+        router_cost_share=curve["router_cost_share"],
+        router_quality=curve["quality"],
+        router_label=f"router ({reference})",
+    )
+
+
+def forest(rows: Sequence[ResultRow], summary: Json) -> list[Difference]:
+    """The differences of all tasks and their macro means, block by block; small tasks have an asterisk."""
+    found = []
+    for row in rows:
+        if row.difference is not None and row.difference_lower is not None and row.difference_upper is not None:
+            block, factor = row.task + ("*" if row.is_small else ""), 100 / row.scale
+            value, lower, upper = (factor * x for x in (row.difference, row.difference_lower, row.difference_upper))
+            found.append(Difference(block, row.stratum, value, lower, upper, bool(row.differs), False))
+    return found + macro_differences(summary)
+
+
+def macro_differences(summary: Json) -> list[Difference]:
+    """The macro differences of a summary."""
+    found = []
+    for stratum, macro in summary["macro"].items():
+        value, lower, upper = (100 * macro[name] for name in ("value", "lower", "upper"))
+        is_clear = macro["num_tasks"] >= MIN_MACRO_TASKS and bool(excludes_zero(macro["lower"], macro["upper"]))
+        found.append(Difference(MACRO, stratum, value, lower, upper, is_clear, True))
+    return found
+
+
+def all_strata(results: Sequence[Json]) -> list[str]:
+    """Every stratum of the results, each once, sorted."""
+    return sorted({stratum for result in results for stratum in result["strata"]})

@@ -1,0 +1,217 @@
+"""The report of a sweep: one HTML page that needs nothing else, made of the results and records on storage."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from catsweep.curves import BASELINE, results_on_storage
+from catsweep.errors import StorageError
+from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
+from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
+from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, curve_lines, forest
+from catsweep.report.runs import model_label, redact
+from catsweep.report.tables import MISSING, ResultRow, excludes_zero, interval, notes, number, percent, results_table
+from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
+from catsweep.spec.base import Json
+from catsweep.spec.sweep import SweepSpec
+
+MAX_PROBLEMS = 50
+
+
+def write_report(root: Path, sweep: str) -> Path:
+    """Write <root>/<sweep>/report.html and return its path. Raises StorageError where curves have not been computed."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    path = root / sweep / "report.html"
+    write_atomic(path, environment.get_template("page.html").render(page_content(root, sweep)))
+    return path
+
+
+def page_content(root: Path, sweep: str) -> dict[str, Any]:
+    """Everything that the page shows, as text; figures as SVG."""
+    found = read_sweep(root / sweep)
+    if found is None:
+        raise StorageError(
+            f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
+        )
+    spec = found[0]
+    results, summary = results_on_storage(root, sweep)
+    records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
+    rows = results_table(results, summary)
+    strata = all_strata(results)
+    styles = stratum_styles(strata, BASELINE)
+    differences = forest(rows, summary)
+    figure = to_svg(forest_figure(differences, styles, BASELINE), f"differences of audc to {BASELINE}")
+    return {
+        "sweep": sweep,
+        "strata": strata,
+        "baseline": BASELINE,
+        "verdicts": macro_verdict(summary),
+        "budget": _budget(spec, results),
+        "tasks": [_task(result, [r for r in rows if r.task == result["task"]], spec, styles) for result in results],
+        "notes": notes(rows),
+        "macro": [_macro_row(stratum, macro) for stratum, macro in summary["macro"].items()],
+        "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
+        "forest": Markup(figure) if differences else "",
+        **_problems(root / sweep, records),
+        "commands": _commands(sweep),
+        "versions": _versions(records),
+        "spec": redact(json.dumps(spec.to_json(), indent=1, ensure_ascii=False)),
+    }
+
+
+def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
+    search, data = spec.search, spec.to_json()
+    scheduler = data["search"]["scheduler"]
+    stopping = f"; ASHA from step {scheduler['grace_period']} on" if scheduler["type"] == "asha" else ""
+    facts = [
+        ("trials", f"{search.num_samples} for each task and stratum, of at most {spec.training.steps} steps{stopping}"),
+        ("confirmed", f"the best trial of each stratum, with {search.confirm_seeds} new seeds"),
+        ("chosen by", f"{data['search']['metric']['kind']} on validation, deferral rule {spec.cascade.deferral[0]}"),
+        ("small model S", model_label(data["small"])),
+        ("large model L", model_label(data["large"]) + _finetune(data["large"].get("finetune"))),
+    ]
+    for result in results:
+        metric = next(iter(result["metrics"].values()))
+        if metric["strata"]:
+            small = next(iter(metric["strata"].values()))["cost_small_flops"]
+            large = metric["large"]["cost_flops"]
+            text = f"L {amount(large)}FLOPs a query, S {amount(small)}FLOPs: {large / small:.1f} times as much"
+            facts.append((f"cost, {result['task']}", text))
+    return facts
+
+
+def _finetune(finetune: Json | None) -> str:
+    if finetune is None:
+        return ", used as it is"
+    share = percent(finetune["holdout"])
+    return f", fine-tuned for {finetune['steps']} steps on each task; {share} of the training groups are kept from it for S"
+
+
+def amount(value: float) -> str:
+    """A large number with its SI prefix: 235 M."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    lines = curve_lines(result)
+    figures = []
+    if lines is not None:
+        figures = [
+            to_svg(deferral_figure(lines, styles), f"{result['task']}: quality against deferral rate"),
+            to_svg(cost_figure(lines, styles), f"{result['task']}: quality against cost"),
+        ]
+    metric = next(iter(result["metrics"]))
+    return {
+        "name": result["task"],
+        "group": result["group"],
+        "metric": METRIC_LABELS.get(metric, metric),
+        "is_small": any(row.is_small for row in rows),
+        "num_rows": ", ".join(f"{count} {split}" for split, count in result["num_rows"].items()),
+        "rows": [_row(row) for row in rows],
+        "verdict": task_verdict(result, rows, lower_is_better=spec.search.metric.kind == "cost_at_quality"),
+        "figures": [Markup(figure) for figure in figures],
+        "metrics": [METRIC_LABELS.get(name, name) for name in result["metrics"]],
+        "winners": [_winner(result, stratum) for stratum in sorted(result["strata"], key=lambda s: (s != BASELINE, s))],
+    }
+
+
+def _row(row: ResultRow) -> dict[str, str]:
+    return {
+        "stratum": row.stratum,
+        "small": number(row.quality_small, row.scale),
+        "large": number(row.quality_large, row.scale),
+        "audc": interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
+        "difference": interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True),
+        "kind": quality_kind(row.difference, row.differs),
+        "saved": percent(row.flops_saved_vs_baseline, sign=True),
+        "saved_at_large": percent(row.saved_at_large_quality, sign=True),
+        "steps": f"{row.num_steps:,}",
+        "kept": percent(row.kept_share),
+    }
+
+
+def _winner(result: Json, stratum: str) -> dict[str, Any]:
+    facts = result["strata"][stratum]
+    audcs = []
+    for metric in result["metrics"].values():
+        found = metric["strata"].get(stratum)
+        audcs.append(number(found["audc"]["value"], metric["scale"]) if found else MISSING)
+    parameters = facts["winner"]["parameters"].items()
+    return {
+        "stratum": stratum,
+        "number": facts["winner"]["number"],
+        "objective": f"{facts['winner']['objective']:.4g}",
+        "parameters": ", ".join(f"{name} {_short(value)}" for name, value in parameters),
+        "trials": ", ".join(f"{count} {status}" for status, count in sorted(facts["statuses"].items())),
+        "audcs": audcs,
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _macro_row(stratum: str, macro: Json) -> dict[str, Any]:
+    is_enough = macro["num_tasks"] >= MIN_MACRO_TASKS
+    is_clear = is_enough and excludes_zero(macro["lower"], macro["upper"])
+    value, lower, upper = (100 * macro[name] for name in ("value", "lower", "upper"))
+    return {
+        "stratum": stratum,
+        "difference": interval(value, lower, upper, 100.0, sign=True),
+        "kind": quality_kind(macro["value"], is_clear),
+        "num_tasks": macro["num_tasks"],
+        "num_kinds": len(macro["by_kind"]),
+        "p": f"{macro['p_value']:.2g}" if is_enough else MISSING,
+        "p_holm": f"{macro['p_value_holm']:.2g}" if is_enough and "p_value_holm" in macro else MISSING,
+    }
+
+
+def _problems(folder: Path, records: list[TrialRecord]) -> dict[str, Any]:
+    counts = Counter(record.status for record in records)
+    bad = [record for record in records if record.status in ("failed", "diverged")]
+    problems = [_problem(record.trial_id, record.status, record.error) for record in bad]
+    for path in sorted((folder / "prepare").rglob("*.json")):
+        unit = read_json(path)
+        if unit["error"]:
+            problems.insert(0, _problem(unit["task"], "not prepared", unit["error"]))
+    return {
+        "problems": problems[:MAX_PROBLEMS],
+        "num_diverged": counts["diverged"],
+        "num_failed": counts["failed"],
+        "num_stopped": counts["stopped"],
+        "num_records": len(records),
+    }
+
+
+def _problem(name: str, status: str, error: str) -> dict[str, str]:
+    return {"name": name, "status": status, "error": redact((error.strip().splitlines() or [""])[-1])[:500]}
+
+
+def _commands(sweep: str) -> str:
+    return "\n".join([
+        f"catsweep run {sweep}.yaml        # goes on where it stopped; a finished sweep is only read",
+        f"catsweep curves {sweep}          # all numbers again, from the rows on storage",
+        f"catsweep report {sweep}          # this page",
+    ])  # fmt: skip
+
+
+def _versions(records: list[TrialRecord]) -> list[tuple[str, str]]:
+    """Versions, commit and device of the runs; several where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        facts = {name: record.facts.get(name) for name in ("commit", "python", "device")}
+        for name, value in {**facts, **record.facts.get("versions", {})}.items():
+            if value:
+                found.setdefault(name, {})[str(value)] = None
+    return [(name, ", ".join(values)) for name, values in found.items()]

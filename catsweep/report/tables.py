@@ -1,0 +1,219 @@
+"""The results of a sweep as rows, and the rows as a table for a terminal, Markdown or JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from catsweep.curves import first_metric
+from catsweep.spec.base import Json
+
+EQUAL_QUALITY = "gap>=0.8"
+"""The operating point at which strata are compared: 80% of the way from the baseline's small model to the large one."""
+LARGE_QUALITY = "gap>=1.0"
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One stratum of one task, on test, under the task's first metric and the first deferral rule.
+
+    Qualities, audc and difference are in the metric's unit, [0, scale], with 95% intervals. difference: audc minus the
+    baseline's, paired by seed; all None for the baseline itself. differs: whether that interval excludes 0.
+    flops_saved_vs_baseline: share of the baseline's cost that is saved at EQUAL_QUALITY; saved_at_large_quality: share
+    of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
+    picked on calibration, and are None where any seed found no such threshold. num_steps: optimiser steps of the whole
+    search. kept_share: mean share of the target tokens that the filter kept.
+    """
+
+    task: str
+    group: str
+    metric: str
+    scale: float
+    is_small: bool
+    stratum: str
+    num_seeds: int
+    quality_small: float
+    quality_large: float
+    audc: float
+    audc_lower: float
+    audc_upper: float
+    difference: float | None
+    difference_lower: float | None
+    difference_upper: float | None
+    differs: bool | None
+    flops_saved_vs_baseline: float | None
+    saved_at_large_quality: float | None
+    num_trials: int
+    num_steps: int
+    kept_share: float | None
+
+
+def results_table(results: list[Json], summary: Json) -> list[ResultRow]:
+    """A row for each stratum that has confirmed runs, task by task, the baseline first.
+
+    results, summary: what `curves.results_on_storage` returns; macro differences are no rows.
+    """
+    return [
+        row for result in results for row in _task_rows(result, is_small=result["task"] in summary["left_out_small"])
+    ]
+
+
+def as_json(rows: list[ResultRow]) -> list[Json]:
+    """The rows as plain JSON data."""
+    return [asdict(row) for row in rows]
+
+
+def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
+    name, metric = first_metric(result)
+    baseline, rule = result["baseline"], result["rules"][0]
+    strata = sorted(metric["strata"], key=lambda stratum: (stratum != baseline, stratum))
+    costs = {stratum: _mean_cost(metric["strata"][stratum]["rules"][rule], EQUAL_QUALITY) for stratum in strata}
+    rows = []
+    for stratum in strata:
+        found, facts = metric["strata"][stratum], result["strata"][stratum]
+        at_large = _mean_cost(found["rules"][rule], LARGE_QUALITY)
+        difference = found.get("difference") or {"value": None, "lower": None, "upper": None}
+        rows.append(
+            ResultRow(
+                task=result["task"],
+                group=result["group"],
+                metric=name,
+                scale=metric["scale"],
+                is_small=is_small,
+                stratum=stratum,
+                num_seeds=found["audc"]["num_seeds"],
+                quality_small=found["quality_small"]["value"],
+                quality_large=metric["large"]["value"],
+                audc=found["audc"]["value"],
+                audc_lower=found["audc"]["lower"],
+                audc_upper=found["audc"]["upper"],
+                difference=difference["value"],
+                difference_lower=difference["lower"],
+                difference_upper=difference["upper"],
+                differs=excludes_zero(difference["lower"], difference["upper"]),
+                flops_saved_vs_baseline=None if stratum == baseline else _saved(costs[stratum], costs.get(baseline)),
+                saved_at_large_quality=_saved(at_large, 1.0),
+                num_trials=facts["num_trials"],
+                num_steps=facts["num_steps"],
+                kept_share=facts["kept_share"],
+            )
+        )
+    return rows
+
+
+def excludes_zero(lower: float | None, upper: float | None) -> bool | None:
+    """Whether an interval lies on one side of 0; None where there is no interval."""
+    return None if lower is None or upper is None else lower > 0 or upper < 0
+
+
+def _mean_cost(runs: list[Json], point: str) -> float | None:
+    """Mean over seeds of the realised cost of an operating point, as a share of the large model alone."""
+    points = [run["operating"].get(point) for run in runs]
+    return None if None in points else float(np.mean([found["cost_share"] for found in points]))
+
+
+def _saved(cost: float | None, reference: float | None) -> float | None:
+    return None if cost is None or not reference else 1 - cost / reference
+
+
+def number(value: float | None, scale: float, *, sign: bool = False) -> str:
+    """A quality in the metric's unit: three digits behind the point of 1, one of 100 (two with a sign)."""
+    if value is None:
+        return MISSING
+    digits = 3 if scale == 1 else 2 if sign else 1
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, *, sign: bool = False) -> str:
+    """A share in percent."""
+    return MISSING if value is None else f"{100 * value:{'+' if sign else ''}.0f}%".replace("-", "−")
+
+
+def plus_minus(
+    value: float | None, lower: float | None, upper: float | None, scale: float, *, sign: bool = False
+) -> str:
+    """`0.657 ±0.007`: the same interval, which is symmetric (Student's t); a narrow column breaks it before ±."""
+    if value is None or lower is None or upper is None:
+        return MISSING
+    return f"{number(value, scale, sign=sign)} ±{number((upper - lower) / 2, scale, sign=sign).lstrip('+')}"
+
+
+def interval(value: float | None, lower: float | None, upper: float | None, scale: float, *, sign: bool = False) -> str:
+    """`0.657 [0.650, 0.664]`; it breaks before the bracket only."""
+    if value is None:
+        return MISSING
+    bounds = f"[{number(lower, scale, sign=sign)},\u00a0{number(upper, scale, sign=sign)}]"
+    return f"{number(value, scale, sign=sign)} {bounds}"
+
+
+def steps(value: int) -> str:
+    """A count of steps in four characters or so."""
+    return str(value) if value < 10_000 else f"{value / 1_000:.0f}k" if value < 1_000_000 else f"{value / 1e6:.1f}M"
+
+
+def render_table(rows: list[ResultRow]) -> Table:
+    """The rows for a terminal of 80 columns or more. A task is a line of its own, above its strata."""
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("task\n stratum", min_width=12, overflow="fold")
+    for name, width in (("S", 5), ("L", 5), ("audc", 6), ("audc −\nxent", 6)):
+        table.add_column(name, justify="right", min_width=width)
+    for name, width in (("FLOPs\nsaved", 5), ("saved\nat L", 5), ("steps", 5), ("kept", 4)):
+        table.add_column(name, justify="right", min_width=width, no_wrap=True)
+    for index, row in enumerate(rows):
+        if index == 0 or rows[index - 1].task != row.task:
+            if index:
+                table.add_row()
+            table.add_row(Text(row.task + ("*" if row.is_small else ""), "bold"), "", "", Text(row.metric, "dim"))
+        good = {None: "", False: "dim", True: "bold green" if (row.difference or 0) > 0 else "bold red"}[row.differs]
+        difference = plus_minus(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
+        table.add_row(
+            f" {row.stratum}",
+            number(row.quality_small, row.scale),
+            number(row.quality_large, row.scale),
+            plus_minus(row.audc, row.audc_lower, row.audc_upper, row.scale),
+            Text(difference, good),
+            percent(row.flops_saved_vs_baseline, sign=True),
+            percent(row.saved_at_large_quality, sign=True),
+            steps(row.num_steps),
+            percent(row.kept_share),
+        )
+    return table
+
+
+def as_markdown(rows: list[ResultRow]) -> str:
+    """The rows as a table in GitHub's Markdown; differences whose interval excludes 0 are bold."""
+    names = ["task", "metric", "stratum", "S", "L", "audc [95%]", "audc − xent [95%]"]
+    lines = [[*names, "FLOPs saved", "saved at L", "steps", "kept"], ["---"] * 3 + ["---:"] * 8]
+    for row in rows:
+        difference = interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
+        lines.append([
+            row.task + ("\\*" if row.is_small else ""), row.metric, row.stratum,
+            number(row.quality_small, row.scale), number(row.quality_large, row.scale),
+            interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
+            f"**{difference}**" if row.differs else difference,
+            percent(row.flops_saved_vs_baseline, sign=True), percent(row.saved_at_large_quality, sign=True),
+            steps(row.num_steps), percent(row.kept_share),
+        ])  # fmt: skip
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def notes(rows: list[ResultRow]) -> list[str]:
+    """What a reader of the table has to know."""
+    lines = [
+        "S, L: quality of the small and of the large model alone, on test, mean over seeds. audc: quality of the cascade "
+        "averaged over all deferral rates.",
+        "FLOPs saved: against xent at 80% of the way from xent's small model to the large one. saved at L: against the "
+        "large model alone, at its quality. Negative: it costs more. Thresholds were picked on calibration.",
+        "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
+    ]
+    return lines + (["* fewer than 500 test rows: left out of macro claims."] if any(r.is_small for r in rows) else [])
+
+
+def json_lines(rows: list[ResultRow], summary: Json) -> dict[str, Any]:
+    """What `--json` prints: the rows and the macro differences."""
+    return {"rows": as_json(rows), "macro": summary["macro"], "left_out_small": summary["left_out_small"]}

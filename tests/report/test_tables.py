@@ -1,0 +1,127 @@
+"""Rows of the results table, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from catsweep.report.tables import as_json, as_markdown, excludes_zero, render_table, results_table
+from catsweep.spec.base import Json
+
+SUMMARY: Json = {"macro": {}, "left_out_small": ["b/small"]}
+
+
+def value(middle: float, half: float) -> Json:
+    return {"value": middle, "lower": middle - half, "upper": middle + half, "num_seeds": 2}
+
+
+def runs(*costs: tuple[float | None, float | None]) -> list[Json]:
+    """A run a seed, with its cost shares at 80% of the gap and at L's quality."""
+    return [
+        {
+            "operating": {
+                name: None if cost is None else {"cost_share": cost}
+                for name, cost in (("gap>=0.8", at_80), ("gap>=1.0", at_large))
+            }
+        }
+        for at_80, at_large in costs
+    ]
+
+
+def make_result(task: str = "a/big", scale: float = 1.0, **strata: Any) -> Json:
+    """xent costs (0.6 + 0.4) / 2 = 0.5 of L at 80% of the gap; cat_xent/either 0.3, and 1.1 at L's quality."""
+    found = {
+        "cat_xent/either": {
+            "quality_small": value(0.55 * scale, 0.02),
+            "audc": value(0.7 * scale, 0.03),
+            "difference": value(0.05 * scale, 0.02 * scale),
+            "rules": {"mean": runs((0.2, 1.0), (0.4, 1.2))},
+        },
+        "xent": {
+            "quality_small": value(0.5 * scale, 0.02),
+            "audc": value(0.65 * scale, 0.03),
+            "rules": {"mean": runs((0.6, 0.8), (0.4, 0.9))},
+        },
+        **strata,
+    }
+    facts = {"num_trials": 4, "num_steps": 12_345, "kept_share": 0.8, "winner": {"objective": 0.7}}
+    return {
+        "task": task, "group": "kind", "rules": ["mean"], "baseline": "xent", "num_rows": {"test": 600},
+        "strata": dict.fromkeys(found, facts),
+        "metrics": {"accuracy": {"scale": scale, "strata": found, "large": value(0.9 * scale, 0.01)}},
+    }  # fmt: skip
+
+
+def test_savings_compare_mean_costs_over_seeds() -> None:
+    xent, either = results_table([make_result()], SUMMARY)
+    assert (xent.stratum, either.stratum) == ("xent", "cat_xent/either")
+    assert xent.flops_saved_vs_baseline is None
+    assert xent.saved_at_large_quality == pytest.approx(0.15)
+    assert either.flops_saved_vs_baseline == pytest.approx(1 - 0.3 / 0.5)
+    assert either.saved_at_large_quality == pytest.approx(-0.1)
+
+
+def test_a_saving_is_unknown_where_one_seed_found_no_threshold_or_the_anchor_is_missing() -> None:
+    lost = make_result()["metrics"]["accuracy"]["strata"]["cat_xent/either"] | {
+        "rules": {"mean": runs((0.2, None), (None, 1.0))}
+    }
+    row = results_table([make_result(**{"cat_xent/either": lost})], SUMMARY)[1]
+    assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
+    no_gap = lost | {"rules": {"mean": [{"operating": {}}, {"operating": {}}]}}
+    row = results_table([make_result(**{"cat_xent/either": no_gap})], SUMMARY)[1]
+    assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
+
+
+def test_a_difference_is_marked_where_its_interval_excludes_zero() -> None:
+    xent, either = results_table([make_result()], SUMMARY)
+    assert (xent.difference, xent.differs) == (None, None)
+    assert (either.difference, either.differs) == (0.05, True)
+    assert excludes_zero(-0.1, -0.01)
+    assert not excludes_zero(-0.1, 0.1)
+    assert not excludes_zero(0.0, 0.1)
+
+
+def test_small_tasks_are_those_that_the_summary_left_out() -> None:
+    rows = results_table([make_result(), make_result("b/small", 100.0)], SUMMARY)
+    assert [row.is_small for row in rows] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_a_terminal_with_every_name_and_number_whole(width: int) -> None:
+    rows = results_table([make_result(), make_result("b/small", 100.0)], SUMMARY)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render_table(rows))
+    text = console.export_text()
+    assert max(len(line) for line in text.splitlines()) <= width
+    line = next(line for line in text.splitlines() if "cat_xent/either" in line).split()
+    assert line == [
+        "cat_xent/either",
+        "0.550",
+        "0.900",
+        "0.700",
+        "±0.030",
+        "+0.050",
+        "±0.020",
+        "+40%",
+        "−10%",
+        "12k",
+        "80%",
+    ]
+    assert "b/small*" in text
+
+
+def test_markdown_has_a_line_a_row_and_bold_differences() -> None:
+    lines = as_markdown(results_table([make_result()], SUMMARY)).splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert "**+0.050 [+0.030,\u00a0+0.070]**" in lines[3]
+
+
+def test_json_rows_are_plain_data_with_the_names_of_the_row() -> None:
+    row = as_json(results_table([make_result()], SUMMARY))[1]
+    assert row["stratum"] == "cat_xent/either"
+    assert row["num_steps"] == 12_345
+    assert row["audc_lower"] == pytest.approx(0.67)
