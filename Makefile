@@ -29,7 +29,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 mlflow-ui: .venv/installed  ## serve the MLflow page of $CATSWEEP_HOME (default ~/catsweep) on 127.0.0.1:5000
-	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow/serve.sh
+	MLFLOW="$(CURDIR)/$(BIN)/mlflow" mlflow/start.sh
 
 docs: .venv/installed  ## write docs/yaml.md from the specs
 	$(BIN)/python -m catsweep.cli.reference > docs/yaml.md

@@ -48,59 +48,68 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
     if as_json:
         output.print_json(json.dumps(plan.to_json()))
         return
-    table = Table(title=f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})")
-    for column in (
-        "task",
-        "rows train/val/cal/test",
-        "search",
-        "confirm",
-        "done",
-        "S params",
-        "L params",
-        "FLOPs",
-        "cached",
-    ):
-        table.add_column(column, justify="left" if column in ("task", "cached") else "right")
+    title = f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})"
+    table = Table(title=title, title_justify="left")
+    for column in ("task", "train", "val", "cal", "test", "runs", "done", "FLOPs", "cached"):
+        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for task in plan.tasks:
-        rows = "/".join(str(task.num_rows[split]) for split in ("train", "validation", "calibration", "test"))
-        cached = ", ".join(name for name, there in task.cached.items() if there) or "nothing"
-        table.add_row(
-            task.task, rows, str(task.num_search_trials), str(task.num_confirm_runs), str(task.num_done),
-            f"{task.small_parameters:,}", f"{task.large_parameters:,}", f"{task.flops:.2e}", cached,
-        )  # fmt: skip
+        rows = [str(task.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+        runs = f"{task.num_search_trials}+{task.num_confirm_runs}"
+        cached = f"{sum(task.cached.values())} of {len(task.cached)}"
+        table.add_row(task.task, *rows, runs, str(task.num_done), f"{task.flops:.1e}", cached)
     output.print(table)
     output.print(
         f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
         f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; at most {total['flops']:.2e} FLOPs "
         f"and {total['disk_bytes'] / 2**20:.0f} MiB on disk",
-        markup=False, highlight=False,
+        markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    for task in plan.tasks:
+        shares = {
+            "large model": task.flops_large_finetune,
+            "its pass": task.flops_large_pass,
+            "search": task.flops_search,
+        }
+        text = ", ".join(
+            f"{name} {flops / task.flops:.0%}" for name, flops in {**shares, "confirm": task.flops_confirm}.items()
+        )
+        missing = ", ".join(name for name, there in task.cached.items() if not there) or "nothing"
+        output.print(
+            f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
+            f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def ls_command(*, out: Path | None, tasks: bool, as_json: bool) -> None:
     """List sweeps or tasks."""
-    if tasks:
-        found = [load_task(path) for path in task_files(Path.cwd()).values()]
-        rows = [
-            {"task": task.task, "group": task.group, "metrics": [m.metric for m in task.metric_list]} for task in found
-        ]
-    else:
-        root = storage_root(out)
-        rows = []
-        for folder in sorted(path.parent for path in root.glob("*/sweep.json")):
-            sweep = read_sweep(folder)
-            assert sweep is not None
-            counts = {role: len(read_records(folder, role)) for role in ("trials", "confirm")}
-            rows.append(
-                {"sweep": folder.name, "tasks": len(sweep[1]), **counts, "report": (folder / "report.html").exists()}
-            )
+    rows = _task_rows() if tasks else _sweep_rows(storage_root(out))
     if as_json:
         output.print_json(json.dumps(rows))
-        return
-    if not rows:
+    elif rows:
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*[", ".join(value) if isinstance(value, list) else str(value) for value in row.values()])
+        output.print(table)
+    else:
         output.print(f"no sweeps below {storage_root(out)}", markup=False)
-        return
-    table = Table(*[str(key) for key in rows[0]])
-    for row in rows:
-        table.add_row(*[", ".join(value) if isinstance(value, list) else str(value) for value in row.values()])
-    output.print(table)
+
+
+def _task_rows() -> list[dict[str, object]]:
+    found = [load_task(path) for path in task_files(Path.cwd()).values()]
+    return [
+        {"task": task.task, "group": task.group, "metrics": [metric.metric for metric in task.metric_list]}
+        for task in found
+    ]
+
+
+def _sweep_rows(root: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for folder in sorted(path.parent for path in root.glob("*/sweep.json")):
+        sweep = read_sweep(folder)
+        assert sweep is not None
+        trials, confirm = len(read_records(folder, "trials")), len(read_records(folder, "confirm"))
+        report = (folder / "report.html").exists()
+        rows.append(
+            {"sweep": folder.name, "tasks": len(sweep[1]), "trials": trials, "confirm": confirm, "report": report}
+        )
+    return rows

@@ -15,6 +15,7 @@ app = typer.Typer(
     help="Train the small model of a language-model cascade.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 

@@ -7,24 +7,29 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from catsweep.cli.console import errors, output
 from catsweep.curves import compute_task, results_on_storage, results_up_to_date, summarise
 from catsweep.errors import StorageError
-from catsweep.records import read_sweep, storage_root
+from catsweep.records import TrialRecord, read_sweep, storage_root
 from catsweep.report.page import write_report
-from catsweep.report.tables import render_table, results_table
+from catsweep.report.tables import json_lines, notes, render_table, results_table
 from catsweep.spec.base import Json
 from catsweep.spec.load import load_sweep
 from catsweep.sweep.cluster import Cluster
 from catsweep.sweep.driver import SweepResult, run_sweep
 from catsweep.sweep.jobs import map_tasks
 from catsweep.sweep.progress import Event
-from catsweep.tracking import Tracker, default_tracking_uri, prepare_store
+
+if TYPE_CHECKING:
+    from catsweep.tracking import Tracker
 
 
 def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None) -> int:
@@ -35,33 +40,34 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
     sweep = load_sweep(file, overrides)
     root = storage_root(out)
     name = sweep.spec.name
-    uri = tracking(root, tracking_uri)
-    tracker = Tracker(uri, root, name, warn)
-    with Cluster(root / name / "logs") as cluster, live_events() as on_event:
+    uri = choose_tracking_uri(root, tracking_uri)
+    with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
         result = run_sweep(
             sweep,
             root=root,
             run_trial=run_trial,
             prepare_task=prepare_task,
             on_event=on_event,
-            on_record=tracker.log_record,
+            on_record=logging.log_record,
             cluster=cluster,
         )
         results, summary = compute_curves(root, name, cluster)
-    finish(root, name, tracker, results, summary, failed=failures(result))
+        failed = failures(result)
+        logging.log_results(results, summary, failed=bool(failed))
     show(root, name, results, summary, uri)
-    for line in failures(result):
+    for line in failed:
         errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    return 1 if failures(result) else 0
+    return 1 if failed else 0
 
 
 def curves_command(name: str, *, out: Path | None, tracking_uri: str | None, as_json: bool) -> None:
     """Compute all curves of a sweep again as Ray tasks, and log them. Loads no model."""
     root = storage_root(out)
-    uri = tracking(root, tracking_uri)
-    with Cluster(root / name / "logs") as cluster:
+    uri = choose_tracking_uri(root, tracking_uri)
+    read_existing(root, name)
+    with Cluster(root / name / "logs") as cluster, Logging(uri, root, name) as logging:
         results, summary = compute_curves(root, name, cluster, again=True)
-    finish(root, name, Tracker(uri, root, name, warn), results, summary, failed=[])
+        logging.log_results(results, summary, failed=False)
     if as_json:
         output.print_json(json.dumps({"tasks": results, "summary": summary}))
     else:
@@ -72,40 +78,75 @@ def report_command(name: str, *, out: Path | None, as_json: bool) -> None:
     """Print the results table and write the report, from the curves on storage."""
     root = storage_root(out)
     results, summary = results_on_storage(root, name)
-    if as_json:
-        output.print_json(json.dumps([vars(row) for row in results_table(results, summary)]))
-        return
     write_report(root, name)
-    show(root, name, results, summary, default_tracking_uri(root))
+    if as_json:
+        output.print_json(json.dumps(json_lines(results_table(results, summary), summary)))
+    else:
+        show(root, name, results, summary, choose_tracking_uri(root, None))
 
 
-def tracking(root: Path, chosen: str | None) -> str:
-    """The tracking URI, its database made."""
-    uri = chosen or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(root)
-    root.mkdir(parents=True, exist_ok=True)
-    prepare_store(uri)
-    return uri
+def choose_tracking_uri(root: Path, chosen: str | None) -> str:
+    """The tracking URI: the option, else MLFLOW_TRACKING_URI, else the database of the root."""
+    return chosen or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = False) -> tuple[list[Json], Json]:
-    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
+def read_existing(root: Path, name: str) -> list[str]:
+    """The tasks of a sweep on storage. Raises StorageError where there is none."""
     found = read_sweep(root / name)
     if found is None:
         raise StorageError(
             f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
         )
+    return [task.task for task in found[1]]
+
+
+def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = False) -> tuple[list[Json], Json]:
+    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
     if not again and results_up_to_date(root, name):
         return results_on_storage(root, name)
-    prepared = [task.task for task in found[1] if (root / name / "prepared" / f"{task.task}.json").exists()]
+    tasks = read_existing(root, name)
+    prepared = [task for task in tasks if (root / name / "prepared" / f"{task}.json").exists()]
     results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
     return results, summarise(root, name, results)
 
 
-def finish(root: Path, name: str, tracker: Tracker, results: list[Json], summary: Json, *, failed: list[str]) -> None:
-    """Log what the driver has not logged yet, and write the report."""
-    write_report(root, name)
-    tracker.log_results(results, summary)
-    tracker.log_sweep("FAILED" if failed else "FINISHED")
+class Logging:
+    """Logs to MLflow from one thread beside the sweep: importing mlflow, making the database and writing a run take
+    seconds that no trial should wait for. The records on storage are the truth: what a kill cuts off is logged by the
+    next command."""
+
+    def __init__(self, uri: str, root: Path, name: str) -> None:
+        self.uri, self.root, self.name = uri, root, name
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+
+    def __enter__(self) -> Logging:
+        self.tracker = self.thread.submit(self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.thread.shutdown(wait=kind is None, cancel_futures=kind is not None)
+
+    def log_record(self, folder: Path, record: TrialRecord) -> None:
+        """Log a run that ended, some time later. Raises what the store raised when it was opened."""
+        if self.tracker.done():
+            self.tracker.result()
+        self.thread.submit(lambda: self.tracker.result().log_record(folder, record))
+
+    def log_results(self, results: list[Json], summary: Json, *, failed: bool) -> None:
+        """Write the report, and log it with the results and whatever has not been logged yet."""
+        write_report(self.root, self.name)
+        tracker = self.tracker.result()
+        self.thread.submit(tracker.log_results, results, summary).result()
+        self.thread.submit(tracker.log_sweep, "failed" if failed else "finished").result()
+
+    def _start(self) -> Tracker:
+        from catsweep.tracking import Tracker, prepare_store
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        prepare_store(self.uri)
+        return Tracker(self.uri, self.root, self.name, warn)
 
 
 def failures(result: SweepResult) -> list[str]:
@@ -116,13 +157,15 @@ def failures(result: SweepResult) -> list[str]:
 
 def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) -> None:
     """The end of every run: the table, the report's path, the command that opens MLflow."""
-    output.print(render_table(results_table(results, summary)))
-    output.print(f"report: {root / name / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    command = (
-        "make mlflow-ui" if uri == default_tracking_uri(storage_root()) else f"mlflow server --backend-store-uri {uri}"
-    )
-    shown = f"mlflow: {uri}" if uri.startswith("http") else f"mlflow: {command}"
-    output.print(shown, markup=False, highlight=False, soft_wrap=True)
+    rows = results_table(results, summary)
+    output.print(render_table(rows))
+    opens = f"mlflow/start.sh {root}" if root != storage_root() else "make mlflow-ui"
+    lines = [
+        *notes(rows),
+        f"report: {root / name / 'report.html'}",
+        f"mlflow: {uri if uri.startswith('http') else opens}",
+    ]
+    output.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:

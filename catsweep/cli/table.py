@@ -7,19 +7,21 @@ from pathlib import Path
 
 from catsweep.cascade.table import read_table, summary_dict, table_curve
 from catsweep.cli.console import output
-from catsweep.records import write_json
-from catsweep.report.figures import table_figure
+from catsweep.records import write_atomic, write_json
+from catsweep.report.figures import curves_figure, stratum_styles, to_png
+from catsweep.report.lines import table_lines
 
 
 def table_command(
     path: Path, *, metric: str, tokenize: str | None, as_json: bool, num_points: int | None, out: Path | None
 ) -> None:
-    """Print the curve of a table; with `out` also write <out>/<table's name>.json and .svg."""
+    """Print the curve of a table; with `out` also write <out>/<table's name>.json and .png."""
     summary = table_curve(read_table(path), metric=metric, tokenize=tokenize)
     data = summary_dict(summary, num_points=num_points)
     if out is not None:
         write_json(out / f"{path.stem}.json", data)
-        table_figure(data, metric=metric).savefig(out / f"{path.stem}.svg")
+        figure = curves_figure(table_lines(summary, title=path.stem), stratum_styles(["cascade"], baseline=""))
+        write_atomic(out / f"{path.stem}.png", to_png(figure))
     if as_json:
         output.file.write(json.dumps(data) + "\n")
         return
@@ -28,7 +30,7 @@ def table_command(
     lines = [
         f"{data['num_rows']} rows, {metric}",
         f"small {data['quality_small']:.4f}  large {data['quality_large']:.4f}  oracle {data['quality_oracle']:.4f}",
-        f"audc {data['audc']:.4f} [{interval['lower']:.4f}, {interval['upper']:.4f}]  apgr {apgr}",
+        f"audc {data['audc']:.4f} [{interval[0]:.4f}, {interval[1]:.4f}]  apgr {apgr}",
         "deferral rate that closes part of the gap: "
         + ", ".join(f"{share}%: {'none' if rate is None else f'{rate:.3f}'}" for share, rate in data["cpt"].items()),
     ]

@@ -175,7 +175,7 @@ def _draw_cost(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, Any]])
     axes.axvline(1, color=GREY, linewidth=1)
     axes.plot(1, lines.quality_large, "D", color=INK, markersize=7, label="L alone", zorder=5)
     axes.set_xlim(left=0)
-    axes.set_xlabel("mean FLOPs a query (L alone = 1)")
+    axes.set_xlabel(lines.cost_label)
 
 
 def _draw(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, Any]], across: dict[str, list[float]]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from catsweep.cascade.lines import random_line, router_cost
+from catsweep.cascade.table import Summary
 from catsweep.curves import first_metric
 from catsweep.report.tables import ResultRow, excludes_zero
 from catsweep.spec.base import Json
@@ -43,6 +45,7 @@ class CurveLines:
     router_cost_share: list[float]
     router_quality: list[float]
     router_label: str
+    cost_label: str = "mean FLOPs a query (L alone = 1)"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,29 @@ def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | No
         router_cost_share=curve["router_cost_share"],
         router_quality=curve["quality"],
         router_label=f"router ({reference})",
+    )
+
+
+def table_lines(summary: Summary, *, title: str) -> CurveLines:
+    """The lines of a table of foreign results: one cascade, at every number of deferred queries."""
+    curve = summary.curve
+    unit = curve.cost_large or 1.0
+    label = METRIC_LABELS.get(summary.metric.name, summary.metric.name)
+    return CurveLines(
+        title=title,
+        quality_label=label if curve.scale == 1 else f"{label} (0 to {curve.scale:.0f})",
+        percents=(100 * curve.deferral_rate).tolist(),
+        quality={"cascade": curve.quality.tolist()},
+        cost_share={"cascade": (curve.cost / unit).tolist()},
+        quality_large=curve.quality_large,
+        random_quality=random_line(curve, summary.metric).tolist(),
+        random_label="random",
+        oracle_quality=summary.oracle.quality.tolist(),
+        oracle_label="oracle",
+        router_cost_share=(router_cost(curve) / unit).tolist(),
+        router_quality=curve.quality.tolist(),
+        router_label="router",
+        cost_label="mean cost a query (L alone = 1)",
     )
 
 

@@ -1,0 +1,93 @@
+"""A whole sweep: check what is on storage, prepare, search and confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catsweep.records import TrialRecord, confirmed, winners, write_sweep
+from catsweep.spec.load import Sweep
+from catsweep.sweep.changes import check_unchanged
+from catsweep.sweep.cluster import Cluster, check_fits, check_shared, only_driver, only_driver_on_cluster
+from catsweep.sweep.prepare import Preparation, PrepareTask, unit_resources
+from catsweep.sweep.progress import Event, Progress
+from catsweep.sweep.search import Search
+from catsweep.sweep.trainable import RunTrial
+from catsweep.sweep.tuning import SweepSearcher, tune_search
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found, by (task, stratum). A stratum in which no trial finished is in neither map.
+
+    confirmed: finished confirm runs of each winner, by seed. failed_tasks: error text of each task that could not be
+    prepared. records: every record of the sweep, confirm runs of former winners included.
+    """
+
+    winners: dict[tuple[str, str], TrialRecord]
+    confirmed: dict[tuple[str, str], list[TrialRecord]]
+    failed_tasks: dict[str, str]
+    records: list[TrialRecord] = field(repr=False)
+
+    @property
+    def failed_trials(self) -> list[TrialRecord]:
+        """Trials that ended with an error of their own."""
+        return [record for record in self.records if record.status == "failed"]
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    root: Path,
+    run_trial: RunTrial,
+    prepare_task: PrepareTask,
+    on_event: Callable[[Event], None],
+    on_record: Callable[[Path, TrialRecord], None],
+    cluster: Cluster | None = None,
+) -> SweepResult:
+    """Run whatever of a sweep is not on storage yet; where all of it is, Ray is not started.
+
+    run_trial, prepare_task: top-level functions, which travel to the workers. on_event, on_record: called in this
+    process for each line of progress, and with folder and record of each run that ended. cluster: stays connected for
+    the caller; without it Ray is let go at the end.
+
+    Raises SweepChangedError, StorageError (another driver, a damaged file), ClusterError.
+    """
+    folder = root / sweep.spec.name
+    with only_driver(folder):
+        check_unchanged(sweep, folder)
+        write_sweep(folder, sweep.spec, sweep.tasks)
+        search = Search(sweep, folder)
+        progress = Progress(search, on_event, on_record)
+        progress.tell("start", f"{sweep.spec.name}: {len(sweep.tasks)} tasks, {search.num_runs} runs")
+        if not search.finished:
+            with Cluster(folder / "logs") if cluster is None else nullcontext(cluster) as connected:
+                _run(search, root, run_trial, prepare_task, progress, connected)
+        progress.tell("end", f"{sweep.spec.name}: {search.num_runs - search.num_remaining} runs in {folder}")
+        return _result(search)
+
+
+def _run(
+    search: Search, root: Path, run_trial: RunTrial, prepare_task: PrepareTask, progress: Progress, cluster: Cluster
+) -> None:
+    spec = search.spec
+    cluster.connect()
+    with only_driver_on_cluster(search.folder):
+        check_fits(cluster.nodes(), spec.resources, unit_resources(spec.resources.large))
+        check_shared(root)
+        progress.tell("connected", f"{len(cluster.nodes())} nodes; Ray's log is {cluster.logs / 'driver.log'}")
+        preparation = Preparation(search.unfinished_tasks, spec, prepare_task, root)
+        searcher = SweepSearcher(search, preparation, cluster, progress)
+        while not searcher.may_start(wait_seconds=0.5) and not search.finished:
+            pass
+        if not search.finished:
+            tune_search(searcher, run_trial, root)
+
+
+def _result(search: Search) -> SweepResult:
+    records = search.records
+    best = winners(records, search.spec)
+    runs = {key: confirmed(records, record, search.spec.search.confirm_seeds) for key, record in best.items()}
+    return SweepResult(best, runs, dict(search.failed_tasks), records)

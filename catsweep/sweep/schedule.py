@@ -1,0 +1,90 @@
+"""Early stopping: one ASHA for each (task, stratum), so that strata never stop each other."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from catsweep.records import read_steps
+from catsweep.spec.search import AshaScheduler
+from catsweep.sweep.search import Search
+from catsweep.sweep.studies import direction
+from catsweep.sweep.trainable import forget_decision, tell_decision
+
+
+class SweepScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Passes every call on to the ASHA of the trial's study. Confirm runs are never stopped.
+
+    What earlier drivers heard of a study's trials is told to its ASHA first, so that a search that goes on after a
+    kill stops trials at the same marks.
+    """
+
+    def __init__(self, search: Search) -> None:
+        super().__init__()
+        self.search = search
+        self.ashas: dict[tuple[str, str], Any] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial joins its study's ASHA, with what it reported before it was interrupted."""
+        forget_decision(self.search.folder / trial.config["trial_id"])
+        if (asha := self._asha(trial)) is not None:
+            asha.on_trial_add(tune_controller, trial)
+            self._tell_stored(asha, trial, trial.config["trial_id"])
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP. A final report always continues: the trial is about to end by itself."""
+        if self.search.error:
+            return str(TrialScheduler.STOP)
+        trial_id = trial.config["trial_id"]
+        metrics = self.search.heard(trial_id, result)
+        if metrics is None or metrics.final:
+            return str(TrialScheduler.CONTINUE)
+        asha = self._asha(trial)
+        stop = asha is not None and asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
+        if stop:
+            self.search.running[trial_id].stopped = True
+        if self.search.spec.resources.num_workers > 1:  # its workers end by themselves
+            tell_decision(self.search.folder / trial_id, metrics.step, stop=self.search.running[trial_id].stopped)
+            return str(TrialScheduler.CONTINUE)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial ended by itself or was stopped."""
+        if (asha := self._asha(trial)) is not None:
+            asha.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial's process died. Tune may start it again."""
+        self.search.running[trial.config["trial_id"]].death = str(trial.get_error() or "its process died")
+        if (asha := self._asha(trial)) is not None:
+            asha.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial that had not started is taken away."""
+        if (asha := self._asha(trial)) is not None:
+            asha.on_trial_remove(tune_controller, trial)
+
+    def _asha(self, trial: Any) -> Any:
+        spec = self.search.running[trial.config["trial_id"]].spec
+        settings = self.search.spec.search.scheduler
+        if spec.role == "confirm" or not isinstance(settings, AshaScheduler) or len(spec.evaluate_at) < 2:
+            return None
+        key = (spec.task.task, spec.stratum)
+        if key not in self.ashas:
+            self.ashas[key] = asha = ASHAScheduler(
+                time_attr="step", metric="objective", mode=direction(spec.objective), max_t=spec.training.steps,
+                grace_period=settings.grace_period, reduction_factor=settings.reduction_factor, stop_last_trials=False,
+            )  # fmt: skip
+            for trial_id in self.search.studies[key].records:
+                stored = SimpleNamespace(trial_id=trial_id)
+                asha.on_trial_add(None, stored)
+                self._tell_stored(asha, stored, trial_id)
+        return self.ashas[key]
+
+    def _tell_stored(self, asha: Any, trial: Any, trial_id: str) -> None:
+        for line in read_steps(self.search.folder / trial_id):
+            if "validation/objective" in line:
+                result = {"step": line["step"], "objective": line["validation/objective"]}
+                asha.on_trial_result(None, trial, result)

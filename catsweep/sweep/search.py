@@ -1,0 +1,244 @@
+"""The course of a sweep: which trial runs next, and what became of it. Knows storage and samplers, not Ray.
+
+Each (task, stratum) is a study of its own: search up to the budget, then confirm the winner with new seeds. There is
+no restore: a study starts from the records on storage, runs what was left unfinished, and suggests the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from catsweep.errors import StorageError
+from catsweep.records import (
+    Status,
+    StepMetrics,
+    TrialRecord,
+    read_json,
+    read_record,
+    winners,
+    write_json,
+    write_record,
+)
+from catsweep.space import build_confirm, build_trial, strata, training_tree
+from catsweep.spec.dimensions import Node
+from catsweep.spec.load import Sweep
+from catsweep.spec.sweep import SweepSpec, TrialSpec
+from catsweep.spec.task import TaskSpec
+from catsweep.sweep.studies import Observation, suggest
+
+
+@dataclass
+class Running:
+    """A trial in flight, as far as the driver has heard of it."""
+
+    spec: TrialSpec
+    started_at: float
+    last: StepMetrics | None = None
+    stopped: bool = False  # the scheduler ended it early
+    failure: tuple[Status, str] | None = None  # status and error text, as its process reported them
+    death: str = ""  # why its process died
+
+
+class Study:
+    """One (task, stratum): its budget, its trials so far, and what it wants next."""
+
+    def __init__(self, spec: SweepSpec, task: TaskSpec, stratum: str, tree: Node, folder: Path) -> None:
+        self.spec, self.task, self.stratum, self.tree, self.folder = spec, task, stratum, tree, folder
+        self.budget = spec.search.num_samples
+        self.trials = self._stored("trials")
+        stored = [*self.trials, *self._stored("confirm")]
+        self.records = {
+            trial_id: record for trial_id in stored if (record := read_record(folder / trial_id)) is not None
+        }
+        self.running: set[str] = set()
+
+    def next(self) -> TrialSpec | None:
+        """The trial to run now; its spec.json is on storage. None: wait, or nothing is left."""
+        trial = self._next_confirm() if self.searched else self._next_search()
+        if trial is not None:
+            self.running.add(trial.trial_id)
+            path = self.folder / trial.trial_id / "spec.json"
+            if not path.exists():
+                write_json(path, trial.to_json())
+        return trial
+
+    def end(self, record: TrialRecord) -> None:
+        """Take the record of a trial that ended."""
+        self.running.discard(record.trial_id)
+        self.records[record.trial_id] = record
+
+    @property
+    def searched(self) -> bool:
+        """Whether the whole budget has been tried."""
+        return len([trial for trial in self._budgeted() if trial.trial_id in self.records]) == self.budget
+
+    @property
+    def winner(self) -> TrialSpec | None:
+        """The best finished trial so far."""
+        found = list(winners(list(self.records.values()), self.spec).values())
+        return self.trials[found[0].trial_id] if found else None
+
+    @property
+    def remaining(self) -> int:
+        """Runs that have not ended, those of the confirmation included."""
+        searching = [trial for trial in self._budgeted() if trial.trial_id in self.records]
+        left = self.budget - len(searching)
+        if left:
+            return left + self.spec.search.confirm_seeds
+        return sum(trial.trial_id not in self.records for trial in self._confirm_runs())
+
+    def _budgeted(self) -> list[TrialSpec]:
+        return [trial for trial in self.trials.values() if trial.number < self.budget]
+
+    def _next_search(self) -> TrialSpec | None:
+        for trial in self._budgeted():
+            if trial.trial_id not in self.records and trial.trial_id not in self.running:
+                return trial
+        if len(self.running) >= max(2, self.budget // 4):
+            return None
+        taken = {trial.number for trial in self.trials.values()}
+        number = next((number for number in range(self.budget) if number not in taken), None)
+        if number is None:
+            return None
+        search = self.spec.search
+        history = self._history()
+        value, parameters = suggest(self.tree, search.sampler, search.metric, self.task.task, number, history)
+        trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters)
+        self.trials[trial.trial_id] = trial
+        return trial
+
+    def _next_confirm(self) -> TrialSpec | None:
+        waiting = (trial for trial in self._confirm_runs() if trial.trial_id not in {*self.records, *self.running})
+        return next(waiting, None)
+
+    def _confirm_runs(self) -> list[TrialSpec]:
+        winner = self.winner
+        return [build_confirm(winner, index) for index in range(self.spec.search.confirm_seeds)] if winner else []
+
+    def _history(self) -> list[Observation]:
+        history = []
+        for trial_id, trial in self.trials.items():
+            record = self.records.get(trial_id)
+            if record is None:
+                history.append(Observation(trial.number, trial.parameters, None))
+            elif record.status in ("finished", "stopped") and record.objective is not None:
+                history.append(Observation(trial.number, trial.parameters, record.objective))
+        return history
+
+    def _stored(self, role: str) -> dict[str, TrialSpec]:
+        found = {}
+        folder = self.folder / role / self.task.task / self.stratum.replace("/", "+")
+        for path in sorted(folder.glob("*/spec.json")):
+            try:
+                trial = TrialSpec.model_validate(read_json(path))
+            except ValidationError as error:
+                raise StorageError(
+                    f"{path} was written by another version of catsweep ({error}); give the sweep a new name"
+                ) from None
+            found[trial.trial_id] = trial
+        return found
+
+
+class Search:
+    """All studies of a sweep. Gives the next trial, and turns what is heard of trials into records."""
+
+    def __init__(self, sweep: Sweep, folder: Path) -> None:
+        self.spec, self.folder = sweep.spec, folder
+        parts = strata(training_tree(sweep.spec), sweep.spec.search.stratify)
+        self.studies = {
+            (task.task, stratum): Study(sweep.spec, task, stratum, tree, folder)
+            for task in sweep.tasks
+            for stratum, tree in parts.items()
+        }
+        self.running: dict[str, Running] = {}
+        self.ready: set[str] = set()
+        self.failed_tasks: dict[str, str] = {}
+        self.error: Exception | None = None  # of our own code inside Tune, which would log it and go on
+
+    def next(self) -> TrialSpec | None:
+        """The next trial of the study that has got least so far, or None where all must wait or are done."""
+        open_studies = [study for study in self.studies.values() if study.task.task in self.ready]
+        for study in sorted(open_studies, key=lambda study: len(study.records) + len(study.running)):
+            if (trial := study.next()) is not None:
+                self.running[trial.trial_id] = Running(trial, time.time())
+                return trial
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return not any(study.remaining for study in self.studies.values() if study.task.task not in self.failed_tasks)
+
+    @property
+    def num_runs(self) -> int:
+        """Runs of search and confirmation that the sweep asks for."""
+        return len(self.studies) * (self.spec.search.num_samples + self.spec.search.confirm_seeds)
+
+    @property
+    def num_remaining(self) -> int:
+        """Those of them that have not ended."""
+        return sum(study.remaining for study in self.studies.values())
+
+    @property
+    def unfinished_tasks(self) -> list[TaskSpec]:
+        """Tasks that have runs left, each once."""
+        return list({study.task.task: study.task for study in self.studies.values() if study.remaining}.values())
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All records, old and new, of search and confirmation."""
+        return [record for study in self.studies.values() for record in study.records.values()]
+
+    def heard(self, trial_id: str, result: dict[str, Any]) -> StepMetrics | None:
+        """Take what a trial's process reported: metrics, or that it failed. Returns the metrics."""
+        running = self.running[trial_id]
+        running.started_at = result.get("started_at", running.started_at)
+        if "failure" in result:
+            running.failure = (result["failure"], result["error"])
+            return None
+        if "objective" not in result:
+            return None
+        metrics = {key: value for key, value in result.items() if key.startswith("validation/")}
+        running.last = StepMetrics(result["step"], result["objective"], metrics, result["final"])
+        return running.last
+
+    def end(self, trial_id: str) -> TrialRecord:
+        """A trial has ended. Returns its record: a finished trial has written it itself, for others it is written here."""
+        running = self.running.pop(trial_id)
+        record = read_record(self.folder / trial_id)
+        if record is None:
+            record = _record(running)
+            write_record(self.folder / trial_id, record)
+        self.studies[record.task, record.stratum].end(record)
+        return record
+
+
+def _record(running: Running) -> TrialRecord:
+    status: Status = "failed"
+    error = running.death or "the trial ended without a record.json"
+    if running.failure is not None:
+        status, error = running.failure
+    elif running.stopped:
+        status, error = "stopped", ""
+    spec, last = running.spec, running.last
+    return TrialRecord(
+        trial_id=spec.trial_id,
+        task=spec.task.task,
+        stratum=spec.stratum,
+        number=spec.number,
+        role=spec.role,
+        seed=spec.seed,
+        status=status,
+        parameters=dict(spec.parameters),
+        num_steps=last.step if last else 0,
+        objective=last.objective if last else None,
+        metrics=last.metrics if last else {},
+        started_at=running.started_at,
+        ended_at=time.time(),
+        error=error,
+    )

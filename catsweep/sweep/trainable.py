@@ -1,0 +1,129 @@
+"""The border between a trial and Ray: the Tune functions that call `run_trial`, and its `report`.
+
+With one worker a trial runs in its own process, which Tune reuses for the next trial. With two or more, `run_trial`
+runs on every worker of a Ray Train group, which has set up torch.distributed. Where Tune stops such a trial, Ray 2.60
+may keep its workers' places, and the next trial waits for ever. So Tune never stops it: the driver leaves its
+decision beside the trial's files, and a report waits for it on every worker (seconds, since Ray Train polls).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import train, tune
+
+from catsweep.errors import CatsweepError, TrialDivergedError
+from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
+from catsweep.spec.sweep import TrialSpec, WorkerSpec
+
+
+class RunTrial(Protocol):
+    """Trains and evaluates one trial.
+
+    Writes steps, rows and record.json below `folder`, all of it before the report with final=True; each reported
+    objective stands in steps.jsonl as `validation/objective`. Called on every worker; only rank 0 writes. Goes on from its own checkpoint where there is one. A report may end the process's
+    thread (SystemExit) where the trial is stopped early.
+    """
+
+    def __call__(
+        self, spec: TrialSpec, *, root: Path, folder: Path, report: Callable[[StepMetrics], None]
+    ) -> TrialRecord: ...
+
+
+def trainable(run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec) -> Any:
+    """What Tune runs for each trial, with the resources that it holds. Its config is {"trial_id": ...}."""
+    arguments = {"run_trial": run_trial, "root": root, "sweep_folder": sweep_folder}
+    if workers.num_workers > 1:
+        function = tune.with_parameters(_run_group, workers=workers, **arguments)
+        # The workers hold the resources, in a group of their own. Tune refuses to hold nothing at all: one byte it is.
+        return tune.with_resources(function, {"cpu": 0, "memory": 1})
+    held = {"cpu": workers.cpus_per_worker, "gpu": workers.gpus_per_worker}
+    return tune.with_resources(tune.with_parameters(_run_alone, **arguments), held)
+
+
+def tell_decision(folder: Path, step: int, *, stop: bool) -> None:
+    """The driver's answer to a report of a trial with several workers."""
+    write_json(folder / "decision.json", {"step": step, "stop": stop})
+
+
+def forget_decision(folder: Path) -> None:
+    """Remove what an earlier driver decided, before the trial starts again."""
+    (folder / "decision.json").unlink(missing_ok=True)
+
+
+def _must_stop(folder: Path, step: int) -> bool:
+    path = folder / "decision.json"
+    while not path.exists() or (decision := read_json(path))["step"] != step:
+        time.sleep(0.2)
+    return bool(decision["stop"])
+
+
+def _run_alone(config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path) -> None:
+    # A trial that was stopped may take longer than Tune's two seconds to clean up; Tune would fail the next one.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
+    try:
+        _run(config["trial_id"], run_trial, root, sweep_folder, tune.report)
+    except Exception as error:  # becomes the trial's record; the process stays good for the next trial
+        tune.report(_failure(error))
+
+
+def _run_group(
+    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec
+) -> None:
+    from ray.train.torch import TorchTrainer  # imports torch, which the driver has no use for
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    resources = {"CPU": workers.cpus_per_worker, "GPU": workers.gpus_per_worker}
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={**config, "run_trial": run_trial, "root": root, "sweep_folder": sweep_folder},
+        scaling_config=train.ScalingConfig(
+            num_workers=workers.num_workers, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=train.RunConfig(
+            name=config["trial_id"].replace("/", "+"),
+            storage_path=str(sweep_folder / "logs" / "train"),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        failures = getattr(error, "worker_failures", {})
+        tune.report(_failure(next(iter(failures.values()), error)))
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    arguments = (config["run_trial"], config["root"], config["sweep_folder"])
+    with contextlib.suppress(SystemExit):  # stopped early
+        _run(config["trial_id"], *arguments, train.report, waits=True)
+
+
+def _run(
+    trial_id: str, run_trial: RunTrial, root: Path, sweep_folder: Path, send: Callable[..., Any], *, waits: bool = False
+) -> None:
+    folder = sweep_folder / trial_id
+    spec = TrialSpec.model_validate(read_json(folder / "spec.json"))
+    started_at = time.time()
+
+    def report(metrics: StepMetrics) -> None:
+        if not math.isfinite(metrics.objective):
+            raise TrialDivergedError(f"the objective is {metrics.objective} after step {metrics.step}")
+        own = {"step": metrics.step, "objective": metrics.objective, "final": metrics.final, "started_at": started_at}
+        send({**metrics.metrics, **own})
+        if waits and not metrics.final and _must_stop(folder, metrics.step):
+            raise SystemExit
+
+    run_trial(spec, root=root, folder=folder, report=report)
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    text = str(error) if isinstance(error, CatsweepError) else "".join(traceback.format_exception(error))
+    return {"failure": "diverged" if isinstance(error, TrialDivergedError) else "failed", "error": text}

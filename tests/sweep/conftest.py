@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catsweep.sweep.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A local Ray with two slots, started once."""
+    import ray
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the fakes by name
+    logs: Path = tmp_path_factory.mktemp("ray-logs")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", namespace="catsweep")
+    with Cluster(logs) as connected:
+        yield connected
+    ray.shutdown()

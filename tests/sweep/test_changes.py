@@ -1,0 +1,82 @@
+"""Which changes of a sweep may go on in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_fakes import SPACE, make_sweep
+
+from catsweep.errors import StorageError, SweepChangedError
+from catsweep.records import read_sweep, write_sweep
+from catsweep.sweep.changes import check_unchanged
+
+OPTIONS = SPACE["loss"]["options"]  # type: ignore[index]
+
+
+def store(folder: Path, tasks: list[str] | None = None, **fields: Any) -> None:
+    sweep = make_sweep(tasks or ["a"], **fields)
+    write_sweep(folder, sweep.spec, sweep.tasks)
+
+
+def space(**fields: Any) -> dict[str, Any]:
+    return {**SPACE, **fields}
+
+
+def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
+    assert read_sweep(tmp_path) is None
+    sweep = make_sweep(["a", "b"])
+    write_sweep(tmp_path, sweep.spec, sweep.tasks)
+    assert read_sweep(tmp_path) == (sweep.spec, sweep.tasks)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"search__num_samples": 9},
+        {"search__confirm_seeds": 5},
+        {"resources": {"num_workers": 2, "evaluation_batch_size": 8}},
+        {"cascade": {"deferral": ["mean", "max"], "num_resamples": 500}},
+        {"tasks": ["b", "a"]},
+        {"space": space(loss={"space": "choice", "options": [{"kind": "cat_xent"}, *OPTIONS]})},
+    ],
+)
+def test_what_may_change(tmp_path: Path, fields: dict[str, Any]) -> None:
+    store(tmp_path)
+    fields = dict(fields)
+    check_unchanged(make_sweep(fields.pop("tasks", ["a"]), **fields), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 10}, r"training\.steps is 10, but the trials in .* were made with 9"),
+        ({"small": {"pretrained": "tiny"}}, r"small\.pretrained is 'tiny'"),
+        ({"search__metric": {"kind": "quality_at_cost", "cost": 0.4}}, r"search\.metric\.kind is 'quality_at_cost'"),
+        ({"search__sampler": {"type": "tpe", "seed": 1}}, r"search\.sampler\.seed is 1"),
+        ({"data": {"max_train_rows": 50}}, r"data\.max_train_rows is 50, .* made with None"),
+        ({"cascade": {"deferral": ["max"]}}, r"cascade\.deferral\.0 is 'max'"),
+        ({"tasks": ["b"]}, r"tasks\.a is 'nothing'"),
+        (
+            {"space": space(learning_rate={"space": "loguniform", "lower": 1e-5, "upper": 1e-2})},
+            r"search\.space, stratum\.xent\.learning_rate\.upper is 0\.01, .* made with 0\.001",
+        ),
+        ({"space": space(loss={"space": "choice", "options": OPTIONS[:1]})}, r"stratum\.dist is 'nothing'"),
+        ({"search__stratify": []}, r"stratum\.xent is 'nothing'"),
+    ],
+)
+def test_what_may_not_change(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    store(tmp_path)
+    fields = dict(fields)
+    with pytest.raises(SweepChangedError, match=message):
+        check_unchanged(make_sweep(fields.pop("tasks", ["a"]), **fields), tmp_path)
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    store(tmp_path)
+    path = tmp_path / "sweep.json"
+    path.write_text(path.read_text().replace('"distribution"', '"distributions"'))
+    with pytest.raises(StorageError, match="another version"):
+        check_unchanged(make_sweep(["a"]), tmp_path)
