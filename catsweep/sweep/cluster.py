@@ -125,10 +125,10 @@ def check_shared(root: Path) -> None:
     token = root / f".shared-{uuid.uuid4().hex}"
     write_atomic(token, "catsweep looks whether all nodes share this folder\n")
     try:
-        look = ray.remote(_exists).options(num_cpus=0)
+        look = ray.remote(_exists)
         for node in nodes:
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            if not ray.get(look.options(scheduling_strategy=strategy).remote(token)):
+            if not ray.get(look.options(num_cpus=0, scheduling_strategy=strategy).remote(token)):
                 raise ClusterError(
                     f"node {node['NodeManagerAddress']} does not see {root}; a cluster of several nodes needs a root "
                     "on storage that all of them share: give --out or CATSWEEP_HOME"

@@ -23,6 +23,11 @@ def map_tasks(
     if not items:
         return []
     cluster.connect()
-    task = ray.remote(function).options(num_cpus=cpus)
-    results: list[Result] = ray.get([task.remote(item) for item in items])
+    task = ray.remote(_call).options(num_cpus=cpus)
+    results: list[Result] = ray.get([task.remote(function, item) for item in items])
     return results
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    """Ray takes functions only; `function` may be any callable that pickles."""
+    return function(item)

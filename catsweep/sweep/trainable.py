@@ -28,8 +28,8 @@ class RunTrial(Protocol):
     """Trains and evaluates one trial.
 
     Writes steps, rows and record.json below `folder`, all of it before the report with final=True; each reported
-    objective stands in steps.jsonl as `validation/objective`. Called on every worker; only rank 0 writes. Goes on from its own checkpoint where there is one. A report may end the process's
-    thread (SystemExit) where the trial is stopped early.
+    objective stands in steps.jsonl as `validation/objective`. Called on every worker; only rank 0 writes. Goes on from
+    its own checkpoint where there is one. A report ends the thread (SystemExit) where the trial is stopped early.
     """
 
     def __call__(

@@ -76,7 +76,7 @@ def test_several_nodes_need_a_root_that_all_of_them_see(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     check_shared(tmp_path)
     monkeypatch.setattr("catsweep.sweep.cluster._exists", lambda path: False)
-    with pytest.raises(ClusterError, match="does not see .* needs a root on storage that all of them share"):
+    with pytest.raises(ClusterError, match=r"does not see .* needs a root on storage that all of them share"):
         check_shared(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
