@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 
 from catsweep.cascade.cost import ModelShape, train_flops_per_step
 from catsweep.cascade.curve import audc
 from catsweep.cascade.rows import make_cascade, objective_value
+from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS, Prepared, gather_rows, load_prepared, task_metrics
@@ -111,6 +113,10 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
 
 def validation_metrics(rows: pa.Table, spec: TrialSpec, prepared: Prepared) -> tuple[float, dict[str, float]]:
     """The objective on validation, and quality and audc of each metric, named `validation/...`."""
+    if not np.isfinite(pc.list_flatten(rows["token_logprobs"]).to_numpy()).all():
+        raise TrialDivergedError(
+            "the model's log-probabilities are not finite; expected numbers. Lower the learning rate"
+        )
     large_rows = prepared.large_rows("validation")
     small_shape, large_shape = shapes(spec, prepared)
     values: dict[str, float] = {}

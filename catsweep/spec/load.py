@@ -17,6 +17,10 @@ from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import Document, KeyPath, apply_override, did_you_mean, read_yaml, validation_problems
 
 
+FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
+"""Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep with its tasks resolved."""
@@ -76,6 +80,10 @@ def space_problems(document: Document) -> list[Problem]:
                 rest = tuple(part for part in loc if part not in tags)
                 found = "nothing" if detail["type"] == "missing" else repr(detail["input"])[:80]
                 problems.append(document.problem((*prefix, *keys, *rest), found=found, expected=detail["msg"]))
+    for key in space:
+        if key in FIXED_FIELDS:
+            expected = f"a field other than {', '.join(FIXED_FIELDS)}: all trials of a task share them"
+            problems.append(document.problem((*prefix, key), found=f"the field {key!r}", expected=expected))
     training = document.data.get("training")
     if problems or not isinstance(training, dict):
         return problems

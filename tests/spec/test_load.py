@@ -39,6 +39,7 @@ BROKEN = [
     ("upper: 1}}", "upper: 2}}", "F:13: search.space.loss.options.1.weight: found 2.0; expected less than or equal to 1"),
     ("weight:", "wait:", "F:13: search.space.loss.options.1.wait: found unknown key 'wait'; expected one of kind, normalize, weight."),
     ("lower: 1e-5", "lower: 1e-2", "F:8: search.space.learning_rate: found {'space': 'loguniform', 'lower': '1e-2', 'upper': '1e-3'}; "),
+    ("learning_rate: {space: loguniform, lower: 1e-5, upper: 1e-3}", "steps: {space: randint, lower: 5, upper: 9}", "F:8: search.space.steps: found the field 'steps'; expected a field other"),
     ("learning_rate: {", "lerning_rate: {", "F:8: search.space.lerning_rate: found unknown key 'lerning_rate'; expected one of"),
 ]  # fmt: skip
 
