@@ -1,73 +1,59 @@
-"""`catsweep run`, `curves NAME` and `report`: the whole path, and its last steps alone."""
+"""`catsweep run`, `curves NAME` and `report`. What needs Ray is in cli/execute.py, so that a finished sweep shows its
+results without loading it."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from catsweep.cli.console import errors, output
-from catsweep.curves import compute_task, results_on_storage, results_up_to_date, summarise
+from catsweep.curves import results_key, results_on_storage
 from catsweep.errors import StorageError
-from catsweep.records import TrialRecord, read_sweep, storage_root
-from catsweep.report.page import write_report
+from catsweep.records import read_json, read_sweep, storage_root, write_json
 from catsweep.report.tables import json_lines, notes, render_table, results_table
-from catsweep.spec.base import Json
-from catsweep.spec.load import load_sweep
-from catsweep.sweep.cluster import Cluster
-from catsweep.sweep.driver import SweepResult, run_sweep
-from catsweep.sweep.jobs import map_tasks
-from catsweep.sweep.progress import Event
-
-if TYPE_CHECKING:
-    from catsweep.tracking import Tracker
+from catsweep.spec.base import Json, digest
+from catsweep.spec.load import Sweep, load_sweep
 
 
 def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None) -> int:
     """Run a sweep to its report. Returns the exit code: 1 where a task or a trial failed."""
-    from catsweep.prepare import prepare_task
-    from catsweep.trial import run_trial
-
     sweep = load_sweep(file, overrides)
-    root = storage_root(out)
-    name = sweep.spec.name
+    root, name = storage_root(out), sweep.spec.name
     uri = choose_tracking_uri(root, tracking_uri)
-    with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
-        result = run_sweep(
-            sweep,
-            root=root,
-            run_trial=run_trial,
-            prepare_task=prepare_task,
-            on_event=on_event,
-            on_record=logging.log_record,
-            cluster=cluster,
-        )
-        results, summary = compute_curves(root, name, cluster)
-        failed = failures(result)
-        logging.log_results(results, summary, failed=bool(failed))
+    done = root / name / "done.json"
+    failed: list[str] = []
+    if not (done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
+        from catsweep.cli.execute import execute
+
+        execution = execute(sweep, root=root, uri=uri)
+        failed = execution.failed
+        if execution.complete:
+            write_json(done, {"key": _done_key(root, sweep, uri)})
+    results, summary = results_on_storage(root, name)
     show(root, name, results, summary, uri)
     for line in failed:
         errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
+def _done_key(root: Path, sweep: Sweep, uri: str) -> str:
+    """A key of what was asked for, what is on storage, and where it was logged."""
+    wanted = [sweep.spec.to_json(), [task.to_json() for task in sweep.tasks]]
+    return digest([wanted, results_key(root, sweep.spec.name), uri])
+
+
 def curves_command(name: str, *, out: Path | None, tracking_uri: str | None, as_json: bool) -> None:
     """Compute all curves of a sweep again as Ray tasks, and log them. Loads no model."""
+    from catsweep.cli.execute import recompute
+
     root = storage_root(out)
     uri = choose_tracking_uri(root, tracking_uri)
-    read_existing(root, name)
-    with Cluster(root / name / "logs") as cluster, Logging(uri, root, name) as logging:
-        results, summary = compute_curves(root, name, cluster, again=True)
-        logging.log_results(results, summary, failed=False)
+    if read_sweep(root / name) is None:
+        raise StorageError(
+            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
+        )
+    results, summary = recompute(name, root=root, uri=uri)
     if as_json:
         output.print_json(json.dumps({"tasks": results, "summary": summary}))
     else:
@@ -76,6 +62,8 @@ def curves_command(name: str, *, out: Path | None, tracking_uri: str | None, as_
 
 def report_command(name: str, *, out: Path | None, as_json: bool) -> None:
     """Print the results table and write the report, from the curves on storage."""
+    from catsweep.report.page import write_report  # draws, and loads what drawing needs
+
     root = storage_root(out)
     results, summary = results_on_storage(root, name)
     write_report(root, name)
@@ -90,71 +78,6 @@ def choose_tracking_uri(root: Path, chosen: str | None) -> str:
     return chosen or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def read_existing(root: Path, name: str) -> list[str]:
-    """The tasks of a sweep on storage. Raises StorageError where there is none."""
-    found = read_sweep(root / name)
-    if found is None:
-        raise StorageError(
-            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
-        )
-    return [task.task for task in found[1]]
-
-
-def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = False) -> tuple[list[Json], Json]:
-    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
-    if not again and results_up_to_date(root, name):
-        return results_on_storage(root, name)
-    tasks = read_existing(root, name)
-    prepared = [task for task in tasks if (root / name / "prepared" / f"{task}.json").exists()]
-    results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
-    return results, summarise(root, name, results)
-
-
-class Logging:
-    """Logs to MLflow from one thread beside the sweep: importing mlflow, making the database and writing a run take
-    seconds that no trial should wait for. The records on storage are the truth: what a kill cuts off is logged by the
-    next command."""
-
-    def __init__(self, uri: str, root: Path, name: str) -> None:
-        self.uri, self.root, self.name = uri, root, name
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
-
-    def __enter__(self) -> Logging:
-        self.tracker = self.thread.submit(self._start)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.thread.shutdown(wait=kind is None, cancel_futures=kind is not None)
-
-    def log_record(self, folder: Path, record: TrialRecord) -> None:
-        """Log a run that ended, some time later. Raises what the store raised when it was opened."""
-        if self.tracker.done():
-            self.tracker.result()
-        self.thread.submit(lambda: self.tracker.result().log_record(folder, record))
-
-    def log_results(self, results: list[Json], summary: Json, *, failed: bool) -> None:
-        """Write the report, and log it with the results and whatever has not been logged yet."""
-        write_report(self.root, self.name)
-        tracker = self.tracker.result()
-        self.thread.submit(tracker.log_results, results, summary).result()
-        self.thread.submit(tracker.log_sweep, "failed" if failed else "finished").result()
-
-    def _start(self) -> Tracker:
-        from catsweep.tracking import Tracker, prepare_store
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        prepare_store(self.uri)
-        return Tracker(self.uri, self.root, self.name, warn)
-
-
-def failures(result: SweepResult) -> list[str]:
-    """A line for each task and trial that failed."""
-    lines = [f"task {task} could not be prepared: {text}" for task, text in result.failed_tasks.items()]
-    return lines + [f"{record.trial_id} failed: {record.error}" for record in result.failed_trials]
-
-
 def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) -> None:
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
@@ -166,32 +89,3 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
         f"mlflow: {uri if uri.startswith('http') else opens}",
     ]
     output.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-def warn(text: str) -> None:
-    """A problem that stops nothing."""
-    errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def live_events() -> Iterator[Callable[[Event], None]]:
-    """Print a line an event, and on a terminal a bar with the time that is left below them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        bar = progress.add_task("runs", total=None)
-
-        def on_event(event: Event) -> None:
-            left = f", {clock(event.eta_seconds)} left" if event.eta_seconds is not None else ""
-            progress.update(bar, completed=event.num_ended, total=event.num_total, description=f"runs{left}")
-            if event.kind != "trial_started":
-                prefix = f"{time.strftime('%H:%M:%S')} [{event.num_ended}/{event.num_total}{left}]"
-                errors.print(f"{prefix} {event.text}", markup=False, highlight=False, soft_wrap=True)
-
-        yield on_event
-
-
-def clock(seconds: float) -> str:
-    """1:05:09 or 5:09."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

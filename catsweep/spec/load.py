@@ -16,7 +16,6 @@ from catsweep.spec.task import FilesSource, TaskSpec
 from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import Document, KeyPath, apply_override, did_you_mean, read_yaml, validation_problems
 
-
 FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 """Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
 

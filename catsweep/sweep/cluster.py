@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray import train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catsweep.errors import ClusterError, StorageError
 from catsweep.records import write_atomic
-from catsweep.spec.sweep import WorkerSpec
+from catsweep.spec.sweep import ResourcesSpec, WorkerSpec
 
 # Tune's tables, its loggers' files and its own handling of Ctrl-C are not wanted: progress goes through events, results
 # through records, and an interrupt ends the driver at once.
@@ -101,20 +102,28 @@ def worker_resources(workers: WorkerSpec) -> dict[str, float]:
     return {"CPU": workers.cpus_per_worker, "GPU": workers.gpus_per_worker}
 
 
-def check_fits(nodes: list[dict[str, float]], trial: WorkerSpec, unit: dict[str, float]) -> None:
+def check_fits(nodes: list[dict[str, float]], resources: ResourcesSpec) -> None:
     """Raises ClusterError where a trial, or the large model's unit of a task, could never start on these nodes."""
     largest = max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
-    have = f"the largest of {len(nodes)} nodes has {_text(largest)}"
-    if not any(_fits(node, unit) for node in nodes):
-        raise ClusterError(
-            f"the large model's unit of a task needs {_text(unit)} on one node, but {have}; lower "
-            "resources.large, or use a larger cluster"
-        )
-    if not num_slots(nodes, trial):
-        raise ClusterError(
-            f"a trial needs {trial.num_workers} x {_text(worker_resources(trial))}, but {have}; lower "
-            "resources.num_workers, cpus_per_worker or gpus_per_worker, or use a larger cluster"
-        )
+    for what, workers, key in (
+        ("the large model's unit of a task", resources.large, "resources.large"),
+        ("a trial", resources, "resources"),
+    ):
+        if not num_slots(nodes, workers):
+            raise ClusterError(
+                f"{what} needs {workers.num_workers} x {_text(worker_resources(workers))}, but the largest of {len(nodes)} "
+                f"nodes has {_text(largest)}; lower {key}.num_workers, cpus_per_worker or gpus_per_worker, or use a "
+                "larger cluster"
+            )
+
+
+def scaling_config(workers: WorkerSpec) -> train.ScalingConfig:
+    """The same workers as Ray Train wants them."""
+    return train.ScalingConfig(
+        num_workers=workers.num_workers,
+        use_gpu=workers.gpus_per_worker > 0,
+        resources_per_worker=worker_resources(workers),
+    )
 
 
 def check_shared(root: Path) -> None:

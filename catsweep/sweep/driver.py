@@ -11,7 +11,7 @@ from catsweep.records import TrialRecord, confirmed, winners, write_sweep
 from catsweep.spec.load import Sweep
 from catsweep.sweep.changes import check_unchanged
 from catsweep.sweep.cluster import Cluster, check_fits, check_shared, only_driver, only_driver_on_cluster
-from catsweep.sweep.prepare import Preparation, PrepareTask, unit_resources
+from catsweep.sweep.prepare import Preparation, PrepareTask
 from catsweep.sweep.progress import Event, Progress
 from catsweep.sweep.search import Search
 from catsweep.sweep.trainable import RunTrial
@@ -75,7 +75,7 @@ def _run(
     spec = search.spec
     cluster.connect()
     with only_driver_on_cluster(search.folder):
-        check_fits(cluster.nodes(), spec.resources, unit_resources(spec.resources.large))
+        check_fits(cluster.nodes(), spec.resources)
         check_shared(root)
         progress.tell("connected", f"{len(cluster.nodes())} nodes; Ray's log is {cluster.logs / 'driver.log'}")
         preparation = Preparation(search.unfinished_tasks, spec, prepare_task, root)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+from ray import train
 
 from catsweep.errors import CatsweepError
-from catsweep.records import write_json
-from catsweep.spec.sweep import SweepSpec, WorkerSpec
+from catsweep.records import read_json, write_json
+from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
+from catsweep.sweep.cluster import scaling_config, worker_resources
 
 
 class PrepareTask(Protocol):
@@ -40,7 +42,8 @@ class Preparation:
     """The units of all unfinished tasks."""
 
     def __init__(self, tasks: list[TaskSpec], spec: SweepSpec, prepare_task: PrepareTask, root: Path) -> None:
-        held = unit_resources(spec.resources.large)
+        large = spec.resources.large
+        held = worker_resources(large) if large.num_workers == 1 else {"CPU": 0.0, "GPU": 0.0}
         unit = ray.remote(_prepare).options(num_cpus=held["CPU"], num_gpus=held["GPU"], max_retries=3)
         self.folder = root / spec.name / "prepare"
         self.waiting = {unit.remote(prepare_task, task, spec, root): task.task for task in tasks}
@@ -71,17 +74,42 @@ class Preparation:
         return result
 
 
-def unit_resources(large: WorkerSpec) -> dict[str, float]:
-    """What the one process of a unit holds."""
-    return {"CPU": large.num_workers * large.cpus_per_worker, "GPU": large.num_workers * large.gpus_per_worker}
-
-
 def _prepare(prepare_task: PrepareTask, task: TaskSpec, spec: SweepSpec, root: Path) -> Prepared:
     started = time.time()
     try:
-        facts = prepare_task(task, spec, root=root)
+        if spec.resources.large.num_workers > 1:
+            facts = _prepare_in_group(prepare_task, task, spec, root)
+        else:
+            facts = prepare_task(task, spec, root=root)
     except CatsweepError as error:
         return Prepared(task.task, {}, time.time() - started, str(error))
     except Exception:
         return Prepared(task.task, {}, time.time() - started, traceback.format_exc())
     return Prepared(task.task, facts, time.time() - started)
+
+
+def _prepare_in_group(prepare_task: PrepareTask, task: TaskSpec, spec: SweepSpec, root: Path) -> dict[str, Any]:
+    """Prepare on several workers of Ray Train, which sets up torch.distributed; they hold the unit's resources."""
+    from ray.train.torch import TorchTrainer
+
+    logs = root / spec.name / "logs" / "train"
+    facts = logs / f"prepare {task.task.replace('/', '+')}.json"
+    config = {"prepare_task": prepare_task, "task": task, "spec": spec, "root": root, "facts": facts}
+    trainer = TorchTrainer(
+        _prepare_worker,
+        train_loop_config=config,
+        scaling_config=scaling_config(spec.resources.large),
+        run_config=train.RunConfig(name=facts.stem, storage_path=str(logs)),
+    )
+    try:
+        trainer.fit()
+    except train.WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from error
+    result: dict[str, Any] = read_json(facts)
+    return result
+
+
+def _prepare_worker(config: dict[str, Any]) -> None:
+    facts = config["prepare_task"](config["task"], config["spec"], root=config["root"])
+    if train.get_context().get_world_rank() == 0:
+        write_json(config["facts"], facts)

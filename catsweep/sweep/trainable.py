@@ -22,6 +22,7 @@ from ray import train, tune
 from catsweep.errors import CatsweepError, TrialDivergedError
 from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
 from catsweep.spec.sweep import TrialSpec, WorkerSpec
+from catsweep.sweep.cluster import scaling_config
 
 
 class RunTrial(Protocol):
@@ -80,13 +81,10 @@ def _run_group(
     from ray.train.torch import TorchTrainer  # imports torch, which the driver has no use for
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    resources = {"CPU": workers.cpus_per_worker, "GPU": workers.gpus_per_worker}
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={**config, "run_trial": run_trial, "root": root, "sweep_folder": sweep_folder},
-        scaling_config=train.ScalingConfig(
-            num_workers=workers.num_workers, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
-        ),
+        scaling_config=scaling_config(workers),
         run_config=train.RunConfig(
             name=config["trial_id"].replace("/", "+"),
             storage_path=str(sweep_folder / "logs" / "train"),

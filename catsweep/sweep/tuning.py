@@ -11,8 +11,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from catsweep.sweep.cluster import Cluster, num_slots
-from catsweep.sweep.prepare import Preparation, Prepared, unit_resources
+from catsweep.sweep.cluster import Cluster, num_slots, worker_resources
+from catsweep.sweep.prepare import Preparation, Prepared
 from catsweep.sweep.progress import Progress
 from catsweep.sweep.schedule import SweepScheduler
 from catsweep.sweep.search import Search
@@ -42,8 +42,8 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         if time.monotonic() - self._nodes[0] > 2.0:
             self._nodes = (time.monotonic(), self.cluster.nodes())
         resources = self.search.spec.resources
-        units = [unit_resources(resources.large)] * self.preparation.num_unfinished
-        return num_slots(self._nodes[1], resources, units)
+        workers = self.preparation.num_unfinished * resources.large.num_workers
+        return num_slots(self._nodes[1], resources, [worker_resources(resources.large)] * workers)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, None to wait, or FINISHED."""

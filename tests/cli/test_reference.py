@@ -13,5 +13,7 @@ def test_the_yaml_reference_is_up_to_date() -> None:
 
 
 def test_every_field_has_a_line_of_help() -> None:
-    missing = [line for line in reference().splitlines() if line.startswith("| `") and "Tells the variants apart" in line]
+    missing = [
+        line for line in reference().splitlines() if line.startswith("| `") and "Tells the variants apart" in line
+    ]
     assert all(line.split("|")[1].strip(" `") in ("kind", "type", "space") for line in missing)

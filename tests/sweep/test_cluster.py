@@ -8,10 +8,9 @@ import pytest
 import ray
 
 from catsweep.errors import ClusterError, StorageError
-from catsweep.spec.sweep import WorkerSpec
+from catsweep.spec.sweep import ResourcesSpec, WorkerSpec
 from catsweep.sweep.cluster import Cluster, check_fits, check_shared, num_slots, only_driver, only_driver_on_cluster
 from catsweep.sweep.jobs import map_tasks
-from catsweep.sweep.prepare import unit_resources
 
 BOX = {"CPU": 8.0, "GPU": 2.0}
 
@@ -26,8 +25,7 @@ def test_slots_are_counted_node_by_node() -> None:
 
 
 def test_units_take_their_room_first_and_those_that_must_wait_take_none() -> None:
-    unit = unit_resources(WorkerSpec(num_workers=2, cpus_per_worker=1, gpus_per_worker=1))
-    assert unit == {"CPU": 2, "GPU": 2}
+    unit = {"CPU": 2.0, "GPU": 2.0}
     trial = WorkerSpec(gpus_per_worker=1)
     assert num_slots([BOX, BOX], trial, [unit]) == 2
     assert num_slots([BOX, BOX], trial, [unit] * 2) == 0
@@ -36,13 +34,13 @@ def test_units_take_their_room_first_and_those_that_must_wait_take_none() -> Non
 
 
 def test_what_can_never_start_is_refused_with_the_largest_node() -> None:
-    check_fits([BOX], WorkerSpec(), unit_resources(WorkerSpec()))
+    check_fits([BOX], ResourcesSpec())
     with pytest.raises(
         ClusterError, match="needs 1 x 1 CPUs and 3 GPUs, but the largest of 2 nodes has 8 CPUs and 2 GPUs"
     ):
-        check_fits([{"CPU": 64.0}, BOX], WorkerSpec(gpus_per_worker=3), unit_resources(WorkerSpec()))
-    with pytest.raises(ClusterError, match="large model's unit of a task needs 9 CPUs and 0 GPUs on one node"):
-        check_fits([BOX, BOX], WorkerSpec(), unit_resources(WorkerSpec(cpus_per_worker=9)))
+        check_fits([{"CPU": 64.0}, BOX], ResourcesSpec(gpus_per_worker=3))
+    with pytest.raises(ClusterError, match="large model's unit of a task needs 1 x 9 CPUs and 0 GPUs"):
+        check_fits([BOX, BOX], ResourcesSpec(large=WorkerSpec(cpus_per_worker=9)))
 
 
 def test_a_second_driver_of_a_sweep_is_refused_and_another_sweep_is_not(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""The parts of `catsweep run` and `catsweep curves` that need Ray: the sweep, its curves, and logging beside it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from catsweep.cli.console import errors
+from catsweep.curves import compute_task, results_on_storage, results_up_to_date, summarise
+from catsweep.errors import StorageError
+from catsweep.prepare import prepare_task
+from catsweep.records import TrialRecord, read_sweep
+from catsweep.report.page import write_report
+from catsweep.spec.base import Json
+from catsweep.spec.load import Sweep
+from catsweep.sweep.cluster import Cluster
+from catsweep.sweep.driver import SweepResult, run_sweep
+from catsweep.sweep.jobs import map_tasks
+from catsweep.sweep.progress import Event
+from catsweep.trial import run_trial
+
+if TYPE_CHECKING:
+    from catsweep.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run of the driver ended. failed: a line for each task and trial that failed. complete: nothing is left to
+    run or to log."""
+
+    failed: list[str]
+    complete: bool
+
+
+def execute(sweep: Sweep, *, root: Path, uri: str) -> Execution:
+    """Run whatever of a sweep is not on storage, compute its curves, log and report them."""
+    name = sweep.spec.name
+    with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
+        result = run_sweep(
+            sweep,
+            root=root,
+            run_trial=run_trial,
+            prepare_task=prepare_task,
+            on_event=on_event,
+            on_record=logging.log_record,
+            cluster=cluster,
+        )
+        results, summary = compute_curves(root, name, cluster)
+        failed = failures(result)
+        complete = logging.log_results(results, summary, failed=bool(failed))
+    return Execution(failed, complete and not failed)
+
+
+def recompute(name: str, *, root: Path, uri: str) -> tuple[list[Json], Json]:
+    """Compute all curves of a sweep again, log and report them."""
+    with Cluster(root / name / "logs") as cluster, Logging(uri, root, name) as logging:
+        results, summary = compute_curves(root, name, cluster, again=True)
+        logging.log_results(results, summary, failed=False)
+    return results, summary
+
+
+def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = False) -> tuple[list[Json], Json]:
+    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
+    if not again and results_up_to_date(root, name):
+        return results_on_storage(root, name)
+    found = read_sweep(root / name)
+    if found is None:
+        raise StorageError(
+            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
+        )
+    prepared = [task.task for task in found[1] if (root / name / "prepared" / f"{task.task}.json").exists()]
+    results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
+    return results, summarise(root, name, results)
+
+
+class Logging:
+    """Logs to MLflow from one thread beside the sweep: importing mlflow, making the database and writing a run take
+    seconds that no trial should wait for. The records on storage are the truth: what a kill cuts off is logged by the
+    next command."""
+
+    def __init__(self, uri: str, root: Path, name: str) -> None:
+        self.uri, self.root, self.name = uri, root, name
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+
+    def __enter__(self) -> Logging:
+        self.tracker = self.thread.submit(self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.thread.shutdown(wait=kind is None, cancel_futures=kind is not None)
+
+    def log_record(self, folder: Path, record: TrialRecord) -> None:
+        """Log a run that ended, some time later. Raises what the store raised when it was opened."""
+        if self.tracker.done():
+            self.tracker.result()
+        self.thread.submit(lambda: self.tracker.result().log_record(folder, record))
+
+    def log_results(self, results: list[Json], summary: Json, *, failed: bool) -> bool:
+        """Write the report, and log it with the results and whatever has not been logged yet: whether all of it was."""
+        write_report(self.root, self.name)
+        tracker = self.tracker.result()
+        self.thread.submit(tracker.log_results, results, summary).result()
+        self.thread.submit(tracker.log_sweep, "failed" if failed else "finished").result()
+        return tracker.complete
+
+    def _start(self) -> Tracker:
+        from catsweep.tracking import Tracker, prepare_store
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        prepare_store(self.uri)
+        return Tracker(self.uri, self.root, self.name, warn)
+
+
+def failures(result: SweepResult) -> list[str]:
+    """A line for each task and trial that failed."""
+    lines = [f"task {task} could not be prepared: {text}" for task, text in result.failed_tasks.items()]
+    return lines + [f"{record.trial_id} failed: {record.error}" for record in result.failed_trials]
+
+
+def warn(text: str) -> None:
+    """A problem that stops nothing."""
+    errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def live_events() -> Iterator[Callable[[Event], None]]:
+    """Print a line an event, and on a terminal a bar with the time that is left below them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        bar = progress.add_task("runs", total=None)
+
+        def on_event(event: Event) -> None:
+            left = f", {clock(event.eta_seconds)} left" if event.eta_seconds is not None else ""
+            progress.update(bar, completed=event.num_ended, total=event.num_total, description=f"runs{left}")
+            if event.kind != "trial_started":
+                prefix = f"{time.strftime('%H:%M:%S')} [{event.num_ended}/{event.num_total}{left}]"
+                errors.print(f"{prefix} {event.text}", markup=False, highlight=False, soft_wrap=True)
+
+        yield on_event
+
+
+def clock(seconds: float) -> str:
+    """1:05:09 or 5:09."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
