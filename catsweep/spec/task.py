@@ -58,6 +58,7 @@ class EmojiNames(Spec):
     kind: Literal["emoji_names"] = "emoji_names"
     source_language: str = Field("en", description="Language of column `source`", pattern=r"^[a-z]{2}$")
     target_language: str = Field(description="Language of column `target`", pattern=r"^[a-z]{2}$")
+    max_characters: int | None = Field(None, description="Leave out names longer than this in either language", ge=1)
 
 
 class Lemmas(Spec):

@@ -106,7 +106,16 @@ class _Builder:
 
     def _mapping(self, node: yaml.MappingNode, keys: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor` gives defaults to this map
+                parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for part in reversed(parts):
+                    if not isinstance(part, yaml.MappingNode):
+                        where = f"{self.document.path}:{part.start_mark.line + 1}"
+                        raise SpecError([Problem(where, dotted((*keys, "<<")), "no map", "a map to merge, such as *anchor")])
+                    merged |= self.build(part, keys)
+                continue
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key in result:
@@ -117,7 +126,7 @@ class _Builder:
                 )])  # fmt: skip
             self.document.lines[(*keys, key)] = line
             result[key] = self.build(value_node, (*keys, key))
-        return result
+        return merged | result
 
 
 def apply_override(document: Document, override: str) -> None:

@@ -77,7 +77,8 @@ def emoji_names(reader: EmojiNames) -> Pool:
         is_base = data["status"] == emoji.STATUS["fully_qualified"] and not any(map(_is_skin_tone, sequence))
         if is_base and reader.source_language in data and reader.target_language in data:
             source, target = (_plain_name(data[key]) for key in (reader.source_language, reader.target_language))
-            pool.append({"id": sequence, "source": source, "target": target})
+            if reader.max_characters is None or max(len(source), len(target)) <= reader.max_characters:
+                pool.append({"id": sequence, "source": source, "target": target})
     return _with_groups(pool, "source", "target")
 
 

@@ -125,6 +125,11 @@ def test_every_shipped_task_loads_and_is_named_as_its_file(name: str) -> None:
     assert load_task(task_files()[name]).task == name
 
 
+def test_anchors_and_merges_give_defaults_to_a_map() -> None:
+    document = parse_yaml("first: &a {x: 1, y: 2}\nsecond: {<<: *a, y: 3}\n", Path("merge.yaml"))
+    assert document.data["second"] == {"x": 1, "y": 3}
+
+
 def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
     by_pattern = load_sweep(write(tmp_path, GOOD.replace("[emoji/en-fr]", "['emoji/*', emoji/en-de]")))
     assert [task.task for task in by_pattern.tasks] == ["emoji/en-de", "emoji/en-fr"]

@@ -1,0 +1,230 @@
+"""The command line end to end, as a user runs it: real Ray, real MLflow, real models, tiny settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catsweep.records import read_records
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = [
+    "training.steps=20",
+    "large.finetune.steps=20",
+    "search.num_samples=1",
+    "search.confirm_seeds=2",
+    "data={max_train_rows: 300}",
+]
+
+
+def catsweep(*arguments: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "catsweep.cli.main", *arguments]
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", **env},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def mlflow_runs(root: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    experiments = [
+        experiment.experiment_id for experiment in client.search_experiments() if experiment.name != "Default"
+    ]
+    return list(client.search_runs(experiments, max_results=1000))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    """What `catsweep init` writes, validated and run with tiny settings: folder, root, and what was printed."""
+    folder = tmp_path_factory.mktemp("project")
+    catsweep("init", "demo", cwd=folder)
+    assert "demo.yaml: ok, 1 tasks" in catsweep("validate", "demo.yaml", "--out", "root", cwd=folder).stdout
+    return folder, folder / "root", catsweep("run", "demo.yaml", *TINY, "--out", "root", cwd=folder)
+
+
+def test_a_new_sweep_runs_to_its_table_report_and_mlflow_runs(finished: tuple[Path, Path, Any]) -> None:
+    _, root, result = finished
+    for stratum in ("xent", "dist", "cat_xent/either", "cat_xent/shuffled"):
+        assert stratum in result.stdout
+    assert "report.html" in result.stdout
+    assert (root / "demo" / "report.html").stat().st_size > 10_000
+    roles = sorted(run.data.tags["catsweep.role"] for run in mlflow_runs(root))
+    assert roles == ["confirm"] * 8 + ["curves"] * 4 + ["sweep"] + ["winner"] * 4
+    assert {run.info.status for run in mlflow_runs(root)} == {"FINISHED"}
+
+
+def test_ray_and_mlflow_print_nothing(finished: tuple[Path, Path, Any]) -> None:
+    _, _, result = finished
+    foreign = [line for line in result.stderr.splitlines() if not line[:2].isdigit()]
+    assert foreign == []
+
+
+def test_a_second_run_finishes_at_once_and_logs_nothing_again(finished: tuple[Path, Path, Any]) -> None:
+    folder, root, first = finished
+    before = {run.info.run_id for run in mlflow_runs(root)}
+    second = catsweep("run", "demo.yaml", *TINY, "--out", "root", cwd=folder)
+    assert second.stdout == first.stdout
+    assert second.stderr == ""
+    assert {run.info.run_id for run in mlflow_runs(root)} == before
+
+
+def test_plan_knows_what_is_done_and_cached(finished: tuple[Path, Path, Any]) -> None:
+    folder, _, _ = finished
+    plan = json.loads(catsweep("plan", "demo.yaml", *TINY, "--out", "root", "--json", cwd=folder).stdout)
+    (task,) = plan["tasks"]
+    assert (task["num_search_trials"], task["num_confirm_runs"], task["num_done"]) == (4, 8, 12)
+    assert task["cached"] == {"data": True, "large": True, "signal": True, "answers": True}
+
+
+def test_ls_and_report_read_what_is_there(finished: tuple[Path, Path, Any]) -> None:
+    folder, _, _ = finished
+    (row,) = json.loads(catsweep("ls", "--out", "root", "--json", cwd=folder).stdout)
+    assert row == {"sweep": "demo", "tasks": 1, "trials": 4, "confirm": 8, "report": True}
+    report = json.loads(catsweep("report", "demo", "--out", "root", "--json", cwd=folder).stdout)
+    assert len(report["rows"]) == 4
+
+
+def test_changed_training_is_refused_with_both_values(finished: tuple[Path, Path, Any]) -> None:
+    folder, _, _ = finished
+    result = catsweep("run", "demo.yaml", *TINY, "training.batch_size=8", "--out", "root", cwd=folder, check=False)
+    assert result.returncode == 2
+    assert "batch_size" in result.stderr
+    assert "32" in result.stderr
+    assert "8" in result.stderr
+
+
+def test_invalid_input_gives_exit_code_2_and_every_problem(tmp_path: Path) -> None:
+    catsweep("init", "demo", cwd=tmp_path)
+    result = catsweep(
+        "validate", "demo.yaml", "training.stebs=1", "small.tokenizer.kind=chr", cwd=tmp_path, check=False
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 2
+    assert catsweep("run", "none.yaml", cwd=tmp_path, check=False).returncode == 2
+    assert catsweep("report", "none", "--out", "root", cwd=tmp_path, check=False).returncode == 1
+    assert catsweep("curves", cwd=tmp_path, check=False).returncode == 2
+
+
+def test_a_file_store_of_mlflow_is_refused_with_the_way_out(finished: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    folder, _, _ = finished
+    result = catsweep(
+        "run", "demo.yaml", *TINY, "--out", "root", "--tracking-uri", f"file:{tmp_path}", cwd=folder, check=False
+    )
+    assert result.returncode != 0
+    assert "migrate-filestore" in result.stderr
+
+
+def _wait_for(condition: Any, seconds: float, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the driver ended too early"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_twice_goes_on(tmp_path: Path) -> None:
+    """SIGKILL while the large model is made, and again in the search: nothing is lost, nothing runs twice."""
+    catsweep("init", "demo", cwd=tmp_path)
+    arguments = ["run", "demo.yaml", *TINY, "search.num_samples=2", "--out", "root"]
+    sweep = tmp_path / "root" / "demo"
+
+    def start_and_kill(condition: Any) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "catsweep.cli.main", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
+        _wait_for(condition, 200, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    start_and_kill(lambda: list((tmp_path / "root" / "cache").glob("data/*/manifest.json")))
+    assert not read_records(sweep, "trials")
+    start_and_kill(lambda: len(read_records(sweep, "trials")) >= 3)
+    kept = {record.trial_id: record.ended_at for record in read_records(sweep, "trials")}
+    catsweep(*arguments, cwd=tmp_path)
+    records = [*read_records(sweep, "trials"), *read_records(sweep, "confirm")]
+    assert len(records) == 4 * 2 + 4 * 2
+    assert {record.trial_id: record.ended_at for record in records if record.trial_id in kept} == kept
+    trial_ids = [run.data.tags.get("catsweep.trial_id") for run in mlflow_runs(tmp_path / "root")]
+    assert sorted(filter(None, trial_ids)) == sorted(record.trial_id for record in records)
+
+    catsweep(*arguments, "search.num_samples=3", cwd=tmp_path)
+    assert len(read_records(sweep, "trials")) == 4 * 3
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_metrics_of_one(tmp_path: Path) -> None:
+    """The same sweep with DDP under Ray Train, with a kill in the middle."""
+    catsweep("init", "demo", cwd=tmp_path)
+    settings = [*TINY, "search.confirm_seeds=1", "search.space.loss.options=[{kind: xent}, {kind: cat_xent}]"]
+    catsweep("run", "demo.yaml", *settings, "--out", "one", cwd=tmp_path)
+    arguments = ["run", "demo.yaml", *settings, "resources.num_workers=2", "--out", "two"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "catsweep.cli.main", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    _wait_for(lambda: read_records(tmp_path / "two" / "demo", "trials"), 400, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    catsweep(*arguments, cwd=tmp_path)
+    for role in ("trials", "confirm"):
+        one, two = (read_records(tmp_path / root / "demo", role) for root in ("one", "two"))  # type: ignore[arg-type]
+        assert len(one) == len(two) == 2
+        for first, second in zip(one, two, strict=True):
+            assert first.trial_id == second.trial_id
+            assert second.metrics == pytest.approx(first.metrics, abs=1e-3)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_submit_a_sweep_to_a_cluster(tmp_path: Path) -> None:
+    """clusters/local.sh up, `ray job submit` of a sweep and of its curves, down."""
+    port = _free_port()
+    env = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_PORT": str(_free_port()), "DASHBOARD_PORT": str(port), "HOME": str(tmp_path),
+        "CATSWEEP_HOME": str(tmp_path / "results"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    env.pop("RAY_ADDRESS", None)
+    catsweep("init", "demo", "--folder", str(tmp_path / "project"), cwd=tmp_path)
+    script = REPOSITORY / "clusters" / "local.sh"
+
+    def run(*command: str) -> str:
+        result = subprocess.run(
+            command, cwd=tmp_path / "project", env=env, capture_output=True, text=True, timeout=400, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    submit = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{port}", "--working-dir", ".", "--", "catsweep"]
+    up = run(str(script), "up")
+    try:
+        assert f"ray job submit --address http://127.0.0.1:{port} --working-dir . -- catsweep run" in up
+        assert "cat_xent/either" in run(*submit, "run", "demo.yaml", *TINY)
+        summary = tmp_path / "results" / "demo" / "curves" / "summary.json"
+        before = summary.stat().st_mtime
+        assert "cat_xent/either" in run(*submit, "curves", "demo")
+        assert summary.stat().st_mtime > before
+    finally:
+        run(str(script), "down")
