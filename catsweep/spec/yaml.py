@@ -113,7 +113,9 @@ class _Builder:
                 for part in reversed(parts):
                     if not isinstance(part, yaml.MappingNode):
                         where = f"{self.document.path}:{part.start_mark.line + 1}"
-                        raise SpecError([Problem(where, dotted((*keys, "<<")), "no map", "a map to merge, such as *anchor")])
+                        raise SpecError(
+                            [Problem(where, dotted((*keys, "<<")), "no map", "a map to merge, such as *anchor")]
+                        )
                     merged |= self.build(part, keys)
                 continue
             key = str(key_node.value)
