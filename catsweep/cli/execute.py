@@ -119,7 +119,10 @@ class Logging:
 
         self.root.mkdir(parents=True, exist_ok=True)
         prepare_store(self.uri)
-        return Tracker(self.uri, self.root, self.name, warn)
+        tracker = Tracker(self.uri, self.root, self.name, warn)
+        # A driver that was killed may have left records that it had not logged: the end of this run looks at all.
+        tracker.complete = False
+        return tracker
 
 
 def failures(result: SweepResult) -> list[str]:
