@@ -150,8 +150,10 @@ def results_key(root: Path, sweep: str) -> str:
     records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
     settings = found[0].cascade.to_json() if found else None
     tasks = [task.task for task in found[1]] if found else []
-    seeds = found[0].search.confirm_seeds if found else 0
-    return digest([1, settings, seeds, tasks, [[record.trial_id, record.ended_at] for record in records]])
+    seeds, samples = (found[0].search.confirm_seeds, found[0].search.num_samples) if found else (0, 0)
+    return digest(
+        [2, settings, seeds, samples, tasks, [[record.trial_id, record.status, record.ended_at] for record in records]]
+    )
 
 
 def results_up_to_date(root: Path, sweep: str) -> bool:
@@ -180,7 +182,8 @@ def _answers_key(root: Path, sweep: str, task: str) -> str:
 
 
 def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord, spec: SweepSpec) -> Json:
-    searched = [record for record in records if record.role == "trial" and record.stratum == winner.stratum]
+    budgeted = [record for record in records if record.role == "trial" and record.number < spec.search.num_samples]
+    searched = [record for record in budgeted if record.stratum == winner.stratum]
     runs = confirmed(records, winner, spec.search.confirm_seeds)
     kept = [
         step["train/kept_share"]

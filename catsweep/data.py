@@ -7,11 +7,9 @@ a space with the word behind it. Generated targets end with the end token, in th
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +18,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from catsweep.errors import DataError
 from catsweep.models import Architecture
 from catsweep.records import building, is_complete
-from catsweep.spec.base import digest
-from catsweep.spec.task import (
-    EmojiNames,
-    FilesSource,
-    HubSource,
-    PackageSource,
-    TaskSpec,
-)
+from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 from catsweep.tensors import Batch, TeacherSignal
 
@@ -95,35 +85,6 @@ class TaskData:
     def texts(self, split: str) -> pa.Table:
         """id, group, prompt, references, choices of a split."""
         return pq.read_table(self.folder / f"{split}.parquet")
-
-
-def source_fingerprint(task: TaskSpec) -> list[object]:
-    """What the task's rows depend on besides its YAML: file contents or package versions."""
-    match task.source:
-        case FilesSource() as source:
-            names = [source.train, source.validation, source.test]
-            files = [file for name in names if name for file in (name.values() if isinstance(name, dict) else [name])]
-            return [[file, _content_key(Path(file))] for file in files]
-        case PackageSource(reader=reader):
-            package = "emoji" if isinstance(reader, EmojiNames) else "simplemma"
-            return [package, importlib.metadata.version(package)]
-        case HubSource() as source:
-            return [source.revision]
-        case _:
-            assert_never(task.source)
-
-
-def _content_key(path: Path) -> str:
-    try:
-        return (
-            digest(path.read_bytes().hex())
-            if path.stat().st_size < 2**26
-            else digest([path.stat().st_size, path.stat().st_mtime_ns])
-        )
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}; expected a data file of a task. Check the path in the task's YAML"
-        ) from None
 
 
 def write_task_data(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from catsweep.cascade.metrics import Metric, get_metric
-from catsweep.data import TaskData, TokenSplit, source_fingerprint, write_task_data
+from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
 from catsweep.models import (
@@ -40,13 +41,14 @@ from catsweep.models import (
     position_limit,
     tokenizer_key,
 )
-from catsweep.records import building, is_complete, read_json, read_rows, write_json, write_rows
+from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
 from catsweep.spec.base import digest
 from catsweep.spec.model import AnyModel, FinetuneSpec, LargePretrained, LargeScratch, ScratchModel
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec, XentLoss
 from catsweep.tasks.examples import Example, load_examples
+from catsweep.tasks.fingerprint import source_fingerprint
 from catsweep.teacher import SignalArrays, teacher_pass
 from catsweep.train import TrainingData, Workers, current_workers, train
 
@@ -172,14 +174,20 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     _check_lengths(data, task, spec, inputs.tokenizer)
     large = _Large(spec.large, inputs.tokenizer, inputs.architecture, workers)
     weights = folders.get("large")
-    if spec.large.finetune is not None and weights is not None and not is_complete(weights):
-        large.finetune(data.tokens("large_train"), spec.large.finetune, weights)
+    if spec.large.finetune is not None and weights is not None:
+        with held(weights) if workers.rank == 0 else nullcontext():
+            _barrier(workers)  # nobody looks before the first rank holds the folder
+            if not is_complete(weights):
+                large.finetune(data.tokens("large_train"), spec.large.finetune, weights)
+            _barrier(workers)
     batch_size = spec.resources.evaluation_batch_size
     large.sign(data.tokens("train"), inputs.distribution, folders["signal"], weights, batch_size)
     large.answer(data, task, folders["answers"], weights, batch_size)
     facts = {
         "keys": inputs.keys,
         "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
+        "source": source_fingerprint(task),
+        "small": model_key(spec.small),
         "architecture": inputs.architecture,
         "large_shape": model_shape(large.config).to_dict(),
         "signal": signal_summary(folders["signal"]),
@@ -242,6 +250,21 @@ def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) ->
     return pa.concat_tables([part[1] for part in parts]).take(pa.array(order)).combine_chunks()
 
 
+def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> None:
+    """Raise SweepChangedError where the data files, packages or the small model's files of a sweep with results are not
+    those that its results were made from."""
+    for task in tasks:
+        path = prepared_path(root, spec.name, task.task)
+        known = read_json(path) if path.exists() else {}
+        for name, now in (("source", source_fingerprint(task)), ("small", model_key(spec.small))):
+            if known.get(name, now) != now:
+                what = "the data of the task" if name == "source" else "the small model's checkpoint"
+                raise SweepChangedError(
+                    f"{path}: {what} has changed since this sweep's trials were made; results would not be comparable. Give "
+                    "the sweep a new name, or remove its folder"
+                )
+
+
 def _refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> None:
     if not path.exists() or not trials.exists():
         return
@@ -283,9 +306,10 @@ def large_with_tokenizer(large: LargePretrained | LargeScratch, small: AnyModel)
 
 
 def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+    splits = ("train", *EVALUATION_SPLITS, *(("large_train",) if spec.large.finetune else ()))
     for name, model in (("small", spec.small), ("large", spec.large)):
         limit = position_limit(load_config(model, tokenizer))
-        for split in ("train", *EVALUATION_SPLITS):
+        for split in splits:
             tokens = data.tokens(split)
             answer = task.generation_kwargs.max_gen_toks if task.output_type == "generate_until" else 0
             longest = int(tokens.prompts.lengths.max(initial=0)) + max(

@@ -12,6 +12,7 @@ The root holds `cache/` (content-addressed, shared by all sweeps) and one folder
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -93,6 +94,18 @@ def building(folder: Path, **facts: object) -> Iterator[Path]:
                 temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a content-addressed folder while it is made: who comes second waits, and then finds it there.
+
+    The lock is the kernel's, so that it ends with the process that holds it, also when that is killed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_complete(folder: Path, *, hashes: bool = True) -> bool:
@@ -229,8 +242,11 @@ def append_step(folder: Path, step: int, metrics: dict[str, float], at: float | 
     A line cut by a kill is ignored by `read_steps`.
     """
     line = json.dumps({"step": step, "at": time.time() if at is None else at, **metrics}, allow_nan=False)
-    with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with (folder / "steps.jsonl").open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            line = "\n" + line  # a kill has cut the last line
+        file.write(line.encode() + b"\n")
 
 
 def read_steps(folder: Path) -> list[dict[str, float]]:
@@ -277,6 +293,8 @@ def winners(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str]
     best: dict[tuple[str, str], TrialRecord] = {}
     for record in sorted(records, key=lambda record: record.number):
         if record.role != "trial" or record.status != "finished" or record.objective is None:
+            continue
+        if record.number >= spec.search.num_samples:  # of an earlier run with a larger budget: strata stay equal
             continue
         held = best.get((record.task, record.stratum))
         if held is None or held.objective is None or sign * record.objective > sign * held.objective:

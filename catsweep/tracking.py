@@ -219,7 +219,7 @@ class Tracker:
             self._down = getattr(error, "error_code", "") not in REFUSED
             self._parent = None  # what the server did is unknown: its runs are listed again before the next try
             text = redact(f"{what} could not be written to {self.uri} ({_first_line(error)})")
-            later = f"nothing is lost: `catsweep track {self.sweep}` writes what is missing"
+            later = "nothing is lost: the same command again writes what is missing"
             again = later if self._ending else "the end of the sweep tries again"
             self.on_problem(f"MLflow: {text}; {again}")
 

@@ -25,7 +25,7 @@ from catsweep.data import TokenSplit, collate
 from catsweep.errors import TrialDivergedError
 from catsweep.losses import Loss, build_loss
 from catsweep.models import Architecture, TargetLogits
-from catsweep.records import append_step
+from catsweep.records import append_step, read_steps
 from catsweep.spec.training import TrainingSpec
 from catsweep.tensors import Batch, LossInputs, TeacherSignal, to_device
 
@@ -103,6 +103,8 @@ def train(
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0
     module.train()
+    if done in evaluate_at and folder and not _was_evaluated(folder, done):
+        on_evaluation(done)
     for step in range(done + 1, spec.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
@@ -220,6 +222,12 @@ class BatchOrder:
 def mix_seed(*parts: int) -> int:
     """One seed from several numbers, so that neighbours share nothing."""
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _was_evaluated(folder: Path, step: int) -> bool:
+    """Whether steps.jsonl holds an evaluation of this step: a kill may fall between a checkpoint and its evaluation."""
+    lines = [line for line in read_steps(folder) if line["step"] == step]
+    return any(name.startswith("validation/") for line in lines for name in line)
 
 
 def _seed_torch(seed: int) -> None:

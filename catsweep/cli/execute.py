@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catsweep.cli.console import errors
 from catsweep.curves import compute_task, results_on_storage, results_up_to_date, summarise
 from catsweep.errors import StorageError
-from catsweep.prepare import prepare_task
+from catsweep.prepare import check_sources, prepare_task
 from catsweep.records import TrialRecord, read_sweep
 from catsweep.report.page import write_report
 from catsweep.spec.base import Json
@@ -44,6 +44,7 @@ class Execution:
 def execute(sweep: Sweep, *, root: Path, uri: str) -> Execution:
     """Run whatever of a sweep is not on storage, compute its curves, log and report them."""
     name = sweep.spec.name
+    check_sources(root, sweep.spec, sweep.tasks)
     with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
         result = run_sweep(
             sweep,

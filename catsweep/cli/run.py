@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 
 from catsweep.cli.console import errors, output
-from catsweep.curves import results_key, results_on_storage
+from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.errors import StorageError
 from catsweep.records import read_json, read_sweep, storage_root, write_json
 from catsweep.report.tables import json_lines, notes, render_table, results_table
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
+from catsweep.tasks.fingerprint import source_fingerprint
 
 
 def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None) -> int:
@@ -23,7 +24,8 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
     uri = choose_tracking_uri(root, tracking_uri)
     done = root / name / "done.json"
     failed: list[str] = []
-    if not (done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
+    shown = results_up_to_date(root, name) and (root / name / "report.html").exists()
+    if not (shown and done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
         from catsweep.cli.execute import execute
 
         execution = execute(sweep, root=root, uri=uri)
@@ -39,7 +41,7 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
 
 def _done_key(root: Path, sweep: Sweep, uri: str) -> str:
     """A key of what was asked for, what is on storage, and where it was logged."""
-    wanted = [sweep.spec.to_json(), [task.to_json() for task in sweep.tasks]]
+    wanted = [sweep.spec.to_json(), [[task.to_json(), source_fingerprint(task)] for task in sweep.tasks]]
     return digest([wanted, results_key(root, sweep.spec.name), uri])
 
 
@@ -82,7 +84,9 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
     output.print(render_table(rows))
-    opens = f"mlflow/start.sh {root}" if root != storage_root() else "make mlflow-ui"
+    opens = f"mlflow ui --backend-store-uri {uri}"
+    if Path("mlflow/start.sh").exists():
+        opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"
     lines = [
         *notes(rows),
         f"report: {root / name / 'report.html'}",

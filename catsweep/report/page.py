@@ -16,7 +16,17 @@ from catsweep.records import TrialRecord, read_json, read_records, read_sweep, w
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, curve_lines, forest
 from catsweep.report.runs import model_label, redact
-from catsweep.report.tables import MISSING, ResultRow, excludes_zero, interval, notes, number, percent, results_table
+from catsweep.report.tables import (
+    MISSING,
+    ResultRow,
+    excludes_zero,
+    interval,
+    notes,
+    number,
+    percent,
+    results_table,
+    saving,
+)
 from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
 from catsweep.spec.base import Json
 from catsweep.spec.sweep import SweepSpec
@@ -134,8 +144,8 @@ def _row(row: ResultRow) -> dict[str, str]:
         "audc": interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
         "difference": interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True),
         "kind": quality_kind(row.difference, row.differs),
-        "saved": percent(row.flops_saved_vs_baseline, sign=True),
-        "saved_at_large": percent(row.saved_at_large_quality, sign=True),
+        "saved": saving(row.flops_saved_vs_baseline, row.quality_vs_baseline, row.scale),
+        "saved_at_large": saving(row.saved_at_large_quality, row.quality_vs_large, row.scale),
         "steps": f"{row.num_steps:,}",
         "kept": percent(row.kept_share),
     }

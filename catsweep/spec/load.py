@@ -11,10 +11,19 @@ from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.dimensions import dimension_adapter, examples, parse_space, raw_dimensions
+from catsweep.spec.search import DEFAULT_STRATIFY
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import FilesSource, TaskSpec
 from catsweep.spec.training import TrainingSpec
-from catsweep.spec.yaml import Document, KeyPath, apply_override, did_you_mean, read_yaml, validation_problems
+from catsweep.spec.yaml import (
+    Document,
+    KeyPath,
+    apply_override,
+    did_you_mean,
+    field_paths,
+    read_yaml,
+    validation_problems,
+)
 
 FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 """Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
@@ -47,6 +56,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
     except ValidationError as error:
         problems += validation_problems(error, document, SweepSpec)
     problems += space_problems(document)
+    problems += stratify_problems(document)
     names = document.data.get("tasks")
     tasks: tuple[TaskSpec, ...] = ()
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
@@ -99,6 +109,22 @@ def space_problems(document: Document) -> list[Problem]:
                 if own and problem not in seen:
                     seen.add(problem)
                     problems.append(problem)
+    return problems
+
+
+def stratify_problems(document: Document) -> list[Problem]:
+    """Paths of `search.stratify` that no `training` could have: a typo there would leave strata together."""
+    search = document.data.get("search")
+    paths = search.get("stratify") if isinstance(search, dict) else None
+    problems = []
+    for index, path in enumerate(paths if isinstance(paths, list) else []):
+        known = sorted(field_paths(TrainingSpec))
+        if isinstance(path, str) and path not in known:
+            expected = f"a dotted path of `training`, such as {', '.join(DEFAULT_STRATIFY)}"
+            hint = did_you_mean(path, known)
+            problems.append(
+                document.problem(("search", "stratify", index), found=repr(path), expected=expected, hint=hint)
+            )
     return problems
 
 

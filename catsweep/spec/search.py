@@ -70,12 +70,15 @@ class NoScheduler(Spec):
 SchedulerSpec = Annotated[AshaScheduler | NoScheduler, Field(discriminator="type")]
 
 
+DEFAULT_STRATIFY = ["loss.kind", "loss.filter.kind"]
+
+
 class SearchSpec(Spec):
     """The search over one task's training settings; each task and stratum has a study of its own."""
 
     num_samples: int = Field(8, description="Trials for each task and each stratum", ge=1, le=100_000)
     stratify: list[str] = Field(
-        ["loss.kind", "loss.filter.kind"],
+        DEFAULT_STRATIFY,
         description="Dotted paths of the space; every combination of their options gets the same tuning budget",
     )
     metric: ObjectiveSpec = Field(AudcObjective(), description="What the search optimises, on validation")

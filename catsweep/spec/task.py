@@ -158,6 +158,8 @@ class TaskSpec(Spec):
 
     def data_key(self) -> Json:
         """What determines the rows, prompts and targets of this task: the part of the spec that caches depend on."""
-        return self.model_dump(
-            mode="json", exclude={"task", "group", "tag", "metric_list", "metadata", "normalize"}
-        ) | {"version": self.metadata.version}
+        left_out = {"task", "group", "tag", "metric_list", "metadata", "normalize"}
+        data = self.model_dump(mode="json", exclude=left_out) | {"version": self.metadata.version}
+        if isinstance(self.source, FilesSource):  # the content of files counts (see tasks.fingerprint), not their place
+            data["source"] = {"format": self.source.format}
+        return data

@@ -222,6 +222,23 @@ def did_you_mean(word: str, options: typing.Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
+def field_paths(spec: type[Spec], prefix: str = "") -> set[str]:
+    """The dotted paths of all fields of a spec, those of every variant of a union included."""
+    found: set[str] = set()
+    for name, info in spec.model_fields.items():
+        path = f"{prefix}{name}"
+        found.add(path)
+        for inner in _spec_classes(info.annotation):
+            found |= field_paths(inner, f"{path}.")
+    return found
+
+
+def _spec_classes(annotation: Any) -> list[type[Spec]]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return [annotation]
+    return [spec for argument in typing.get_args(annotation) for spec in _spec_classes(argument)]
+
+
 def _walk(root: type[Spec], detail: ErrorDetails) -> tuple[KeyPath, type[Spec] | None, str | None]:
     """The path of an error without pydantic's union tags, the spec class that holds it, and its last field."""
     keys: list[str | int] = []

@@ -12,7 +12,7 @@ from catsweep.spec.base import Json
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import SweepSpec
-from catsweep.spec.task import TaskSpec
+from catsweep.spec.task import FilesSource, TaskSpec
 
 _NOTHING = "nothing"
 
@@ -49,9 +49,17 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> Json:
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
         "cascade.deferral.0": spec.cascade.deferral[0],
-        "tasks": {task.task: task.to_json() for task in tasks},
+        "tasks": {task.task: _task(task) for task in tasks},
         "search.space, stratum": {name: _plain(tree) for name, tree in parts.items()},
     }
+
+
+def _task(task: TaskSpec) -> Json:
+    """A task without the places of its files, whose content is checked elsewhere (prepare.check_sources)."""
+    data = task.to_json()
+    if isinstance(task.source, FilesSource):
+        data["source"] = {"format": task.source.format}
+    return data
 
 
 def _plain(node: Node) -> Any:

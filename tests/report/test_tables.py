@@ -19,11 +19,11 @@ def value(middle: float, half: float) -> Json:
 
 
 def runs(*costs: tuple[float | None, float | None]) -> list[Json]:
-    """A run a seed, with its cost shares at 80% of the gap and at L's quality."""
+    """A run a seed, with its cost shares at 80% of the gap and at L's quality; what is dearer is a little worse."""
     return [
         {
             "operating": {
-                name: None if cost is None else {"cost_share": cost}
+                name: None if cost is None else {"cost_share": cost, "quality": 0.9 - cost / 10}
                 for name, cost in (("gap>=0.8", at_80), ("gap>=1.0", at_large))
             }
         }
@@ -62,6 +62,20 @@ def test_savings_compare_mean_costs_over_seeds() -> None:
     assert xent.saved_at_large_quality == pytest.approx(0.15)
     assert either.flops_saved_vs_baseline == pytest.approx(1 - 0.3 / 0.5)
     assert either.saved_at_large_quality == pytest.approx(-0.1)
+
+
+def test_a_saving_stands_beside_the_quality_that_came_with_it() -> None:
+    xent, either = results_table([make_result()], SUMMARY)
+    assert either.quality_vs_baseline == pytest.approx((0.88 + 0.86) / 2 - (0.84 + 0.86) / 2)
+    assert either.quality_vs_large == pytest.approx((0.8 + 0.78) / 2 - 0.9)
+    assert xent.quality_vs_baseline is None
+    assert "+40% (+0.020)" in as_markdown([either])
+
+
+def test_nothing_is_saved_on_the_way_to_a_large_model_that_is_not_better() -> None:
+    good = make_result()["metrics"]["accuracy"]["strata"]["xent"] | {"quality_small": value(0.95, 0.01)}
+    for row in results_table([make_result(xent=good)], SUMMARY):
+        assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
 
 
 def test_a_saving_is_unknown_where_one_seed_found_no_threshold_or_the_anchor_is_missing() -> None:
@@ -106,9 +120,8 @@ def test_the_table_fits_a_terminal_with_every_name_and_number_whole(width: int) 
         "+0.050",
         "±0.020",
         "+40%",
-        "−10%",
+        "+0.020",
         "12k",
-        "80%",
     ]
     assert "b/small*" in text
 

@@ -130,6 +130,13 @@ def test_anchors_and_merges_give_defaults_to_a_map() -> None:
     assert document.data["second"] == {"x": 1, "y": 3}
 
 
+def test_a_typo_in_stratify_is_an_error(tmp_path: Path) -> None:
+    text = GOOD.replace("search:\n", "search:\n  stratify: [loss.knd]\n")
+    (problem,) = problems(write(tmp_path, text))
+    assert problem.startswith("F:7: search.stratify.0: found 'loss.knd'; expected a dotted path of `training`")
+    assert problem.endswith("Did you mean 'loss.kind'?")
+
+
 def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
     by_pattern = load_sweep(write(tmp_path, GOOD.replace("[emoji/en-fr]", "['emoji/*', emoji/en-de]")))
     assert [task.task for task in by_pattern.tasks] == ["emoji/en-de", "emoji/en-fr"]

@@ -1,0 +1,47 @@
+"""What a task's rows depend on besides its YAML: the content of files, or the version of a package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import assert_never
+
+from catsweep.errors import DataError
+from catsweep.spec.base import digest
+from catsweep.spec.task import EmojiNames, FilesSource, HubSource, PackageSource, TaskSpec
+from catsweep.tasks.hub import local_folder
+
+
+def source_fingerprint(task: TaskSpec) -> str:
+    """A key of the content that a task's rows come from; where it lies does not matter.
+
+    A dataset of the hub is told apart by its revision alone: give one, where it may change. Raises DataError where a
+    file is missing.
+    """
+    match task.source:
+        case FilesSource() as source:
+            names = [source.train, source.validation, source.test]
+            files = [sorted(name.items()) if isinstance(name, dict) else [("", name)] for name in names if name]
+            return digest([[column, _sha256(Path(file))] for columns in files for column, file in columns])
+        case PackageSource(reader=reader):
+            package = "emoji" if isinstance(reader, EmojiNames) else "simplemma"
+            return digest([package, importlib.metadata.version(package)])
+        case HubSource() as source:
+            folder = local_folder(source)
+            if folder is None:
+                return digest(source.revision)
+            below = folder / source.dataset_name if source.dataset_name and not source.data_files else folder
+            return digest([[str(file.relative_to(below)), _sha256(file)] for file in sorted(below.rglob("*.parquet"))])
+        case _:
+            assert_never(task.source)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}; expected a data file of a task. Check the path in the task's YAML"
+        ) from None
