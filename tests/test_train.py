@@ -155,7 +155,14 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
             on_evaluation=kill,
             folder=tmp_path,
         )
-    resumed = run(spec(CatXentLoss(), steps=6), folder=tmp_path, evaluate_at=(3,))
+    evaluated: list[int] = []
+    again = module()
+    train(
+        again, some_data(), spec(CatXentLoss(), steps=6), seed=7, workers=ONE, evaluate_at=[3, 6], on_evaluation=evaluated.append,
+        folder=tmp_path,
+    )  # fmt: skip
+    assert evaluated == [3, 6]  # the kill came before the evaluation of step 3 was on storage
+    resumed = flat(again)
     assert torch.allclose(whole, resumed, rtol=1e-6, atol=1e-7)
     assert [step["step"] for step in read_steps(tmp_path)] == [1, 2, 3, 4, 5, 6]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +85,21 @@ def test_a_second_run_finishes_at_once_and_logs_nothing_again(finished: tuple[Pa
     assert second.stdout == first.stdout
     assert second.stderr == ""
     assert {run.info.run_id for run in mlflow_runs(root)} == before
+
+
+def test_a_moved_folder_changes_nothing_and_changed_data_is_refused(
+    finished: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    folder, root, _ = finished
+    shutil.copytree(folder, tmp_path / "moved", ignore=shutil.ignore_patterns("root"))
+    arguments = ["run", "demo.yaml", *TINY, "--out", str(root)]
+    assert "cat_xent/either" in catsweep(*arguments, cwd=tmp_path / "moved").stdout
+    catsweep("run", "demo.yaml", *TINY, "--out", "root", cwd=folder)
+    data = tmp_path / "moved" / "tasks" / "demo.csv"
+    data.write_text(data.read_text() + "What is 99 plus 1?,100\n")
+    result = catsweep(*arguments, cwd=tmp_path / "moved", check=False)
+    assert result.returncode == 2
+    assert "the data of the task has changed" in result.stderr
 
 
 def test_plan_knows_what_is_done_and_cached(finished: tuple[Path, Path, Any]) -> None:
