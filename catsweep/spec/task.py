@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from catsweep.spec.base import Json, Name, Spec, TaskName
+from catsweep.spec.package import PackageReader
 
 
 class HubSource(Spec):
@@ -50,38 +51,6 @@ class FilesSource(Spec):
                 wanted = "a map column -> file" if self.format == "text" else "one file name"
                 raise ValueError(f"`{split}` of format {self.format} takes {wanted}")
         return self
-
-
-class EmojiNames(Spec):
-    """Names of emoji in two languages, from the package emoji: columns source, target. Skin tones are dropped."""
-
-    kind: Literal["emoji_names"] = "emoji_names"
-    source_language: str = Field("en", description="Language of column `source`", pattern=r"^[a-z]{2}$")
-    target_language: str = Field(description="Language of column `target`", pattern=r"^[a-z]{2}$")
-    max_characters: int | None = Field(None, description="Leave out names longer than this in either language", ge=1)
-
-
-class Lemmas(Spec):
-    """Form -> lemma pairs from the dictionaries of simplemma: columns form, lemma. Group key: the lemma."""
-
-    kind: Literal["lemmas"] = "lemmas"
-    language: str = Field(description="Language code of simplemma", pattern=r"^[a-z]{2,3}$")
-    max_pairs: int = Field(20_000, description="At most so many pairs, picked by hash", ge=100)
-
-
-class LanguageIdentification(Spec):
-    """Which of a few close languages a word belongs to, from simplemma: columns word, language, lemma.
-
-    A word that belongs to several languages gives a row for each, so labels are truly noisy. Every language has the
-    same number of rows. Group key: the connected component of shared word or lemma across the languages.
-    """
-
-    kind: Literal["language_identification"] = "language_identification"
-    languages: list[str] = Field(description="Language codes of simplemma", min_length=2, max_length=16)
-    max_rows: int = Field(20_000, description="At most so many rows, picked by hash of the word", ge=100)
-
-
-PackageReader = Annotated[EmojiNames | Lemmas | LanguageIdentification, Field(discriminator="kind")]
 
 
 class PackageSource(Spec):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import assert_never
 
 from catsweep.errors import DataError
 from catsweep.spec.base import digest
-from catsweep.spec.task import EmojiNames, FilesSource, HubSource, PackageSource, TaskSpec
+from catsweep.spec.task import FilesSource, HubSource, PackageSource, TaskSpec
 from catsweep.tasks.hub import local_folder
+from catsweep.tasks.package import package_versions
 
 
 def source_fingerprint(task: TaskSpec) -> str:
@@ -25,8 +25,7 @@ def source_fingerprint(task: TaskSpec) -> str:
             files = [sorted(name.items()) if isinstance(name, dict) else [("", name)] for name in names if name]
             return digest([[column, _sha256(Path(file))] for columns in files for column, file in columns])
         case PackageSource(reader=reader):
-            package = "emoji" if isinstance(reader, EmojiNames) else "simplemma"
-            return digest([package, importlib.metadata.version(package)])
+            return digest(package_versions(reader))
         case HubSource() as source:
             folder = local_folder(source)
             if folder is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import importlib.metadata
 import itertools
+import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 from catsweep import records
 from catsweep.errors import DataError
 from catsweep.spec.base import digest
-from catsweep.spec.task import EmojiNames, LanguageIdentification, Lemmas, PackageReader, PackageSource
+from catsweep.spec.package import EmojiNames, LanguageIdentification, Lemmas, PackageReader
+from catsweep.spec.task import PackageSource
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.splits import components, hash_key
 
@@ -38,9 +40,8 @@ Pool = list[dict[str, str]]
 
 def read_package(source: PackageSource, cache: Path) -> list[dict[str, Any]]:
     """The pool of a reader, from the cache or made. cache: the folder of all caches. Raises DataError."""
-    package = "emoji" if isinstance(source.reader, EmojiNames) else "simplemma"
-    version = importlib.metadata.version(package)
-    facts = {"reader": source.reader.to_json(), "package": package, "version": version, "pool": POOL_VERSION}
+    versions = package_versions(source.reader)
+    facts = {"reader": source.reader.to_json(), "packages": versions, "pool": POOL_VERSION}
     folder = cache / "packages" / digest(facts)
     if not records.is_complete(folder):
         pool = _make_pool(source.reader)
@@ -48,6 +49,26 @@ def read_package(source: PackageSource, cache: Path) -> list[dict[str, Any]]:
             pq.write_table(pa.Table.from_pylist(pool), temporary / "pool.parquet", compression="zstd")
     rows: list[dict[str, Any]] = pq.read_table(folder / "pool.parquet").to_pylist()
     return rows
+
+
+def package_versions(reader: PackageReader) -> dict[str, str]:
+    """The version of each package that a reader needs; of "python", the standard library, Python's.
+
+    Raises DataError where one is not installed.
+    """
+    return {package: _version(package, reader.kind) for package in reader.packages}
+
+
+def _version(package: str, kind: str) -> str:
+    if package == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(
+            f"package {package}: found no installed version; reader {kind} takes its rows from it. Run: "
+            "pip install 'catsweep[offline]'"
+        ) from None
 
 
 def _make_pool(reader: PackageReader) -> Pool:

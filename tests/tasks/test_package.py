@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from catsweep.errors import DataError
-from catsweep.spec.task import EmojiNames, LanguageIdentification, Lemmas, PackageReader, PackageSource
+from catsweep.spec.package import EmojiNames, LanguageIdentification, Lemmas, PackageReader
+from catsweep.spec.task import PackageSource
 from catsweep.tasks import package
 from catsweep.tasks.package import read_package
 from catsweep.tasks.splits import hash_key
@@ -115,3 +116,13 @@ def test_an_unknown_language_is_refused_with_the_known_ones(tmp_path: Path) -> N
     with pytest.raises(DataError, match="package simplemma: found no language 'jp'; expected one of ar, ast, bg"):
         read(Lemmas(language="jp"), tmp_path)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_missing_package_names_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmojiNames, "packages", ("no-such-package",))
+    with pytest.raises(DataError) as error:
+        read(EmojiNames(target_language="fr"), tmp_path)
+    assert str(error.value) == (
+        "package no-such-package: found no installed version; reader emoji_names takes its rows from it. Run: "
+        "pip install 'catsweep[offline]'"
+    )
