@@ -63,11 +63,49 @@ class PackageSource(Spec):
 Source = Annotated[HubSource | FilesSource | PackageSource, Field(discriminator="kind")]
 
 
+MetricName = Literal[
+    "accuracy",
+    "exact_match",
+    "token_f1",
+    "squad_em",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeLsum",
+    "macro_f1",
+    "f1",
+    "matthews",
+    "pearson",
+    "spearman",
+    "multirc_f1a",
+    "multirc_em",
+]
+
+
 class MetricSpec(Spec):
     """One metric of a task."""
 
-    metric: Literal["accuracy", "exact_match", "token_f1", "bleu", "chrf"] = Field(description="Name of the metric")
+    metric: MetricName = Field(description="Name of the metric")
     tokenize: str | None = Field(None, description="Tokeniser of BLEU, for example zh or ja-mecab; sacrebleu's names")
+    positive: str | None = Field(
+        None, description="f1, multirc_f1a: the answer that is the positive class; every other one is negative"
+    )
+    key: str | None = Field(
+        None,
+        description="multirc_em: which rows are one question, a column or a template. Default: the column `question_key`",
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit_metric(self) -> MetricSpec:
+        if self.tokenize is not None and self.metric != "bleu":
+            raise ValueError(f"`tokenize` belongs to bleu; {self.metric} has no tokeniser")
+        if (self.positive is not None) != (self.metric in ("f1", "multirc_f1a")):
+            raise ValueError("`positive` is needed by f1 and multirc_f1a, and by no other metric")
+        if self.key is not None and self.metric != "multirc_em":
+            raise ValueError(f"`key` belongs to multirc_em; {self.metric} judges each row by itself")
+        return self
 
 
 class GenerationKwargs(Spec):
@@ -119,8 +157,9 @@ class TaskSpec(Spec):
         if (self.output_type == "multiple_choice") != (self.doc_to_choice is not None):
             raise ValueError("`doc_to_choice` is needed by output_type multiple_choice, and by no other")
         names = [metric.metric for metric in self.metric_list]
-        if self.output_type == "multiple_choice" and any(name in ("bleu", "chrf", "token_f1") for name in names):
-            raise ValueError("a multiple_choice task is judged by accuracy or exact_match")
+        corpus = [name for name in names if name in ("bleu", "chrf", "rouge1", "rouge2", "rougeLsum")]
+        if self.output_type == "multiple_choice" and corpus:
+            raise ValueError(f"{corpus[0]} compares free texts; a multiple_choice task takes accuracy, for example")
         if len(set(names)) != len(names):
             raise ValueError("a metric stands twice in metric_list")
         return self
