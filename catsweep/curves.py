@@ -48,6 +48,7 @@ from catsweep.records import (
     write_json,
     write_rows,
 )
+from catsweep.space import strata, training_tree
 from catsweep.spec.base import Json, digest
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
@@ -59,6 +60,8 @@ GAP_TARGETS = (0.5, 0.8, 1.0)
 """Operating points: the lowest cost at these shares of the way from the baseline's small model to the large one."""
 MIN_TEST_ROWS = 500
 """Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
+RESULTS_VERSION = 3
+"""Of the files below curves/; results of another one are computed again."""
 PERCENTS = np.linspace(0.0, 1.0, 101)
 
 
@@ -85,6 +88,10 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         "num_rows": read_json(root / sweep / "prepared" / f"{task.task}.json")["num_rows"],
         "rules": spec.cascade.deferral,
         "baseline": BASELINE,
+        "wanted": {
+            "strata": list(strata(training_tree(spec), spec.search.stratify)),
+            "confirm_seeds": spec.search.confirm_seeds,
+        },
         "strata": {},
     }
     best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == task.task}
@@ -135,6 +142,7 @@ def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
             macro[name]["p_value_holm"] = p_value
     left_out = [result["task"] for result in results if is_small(result)]
     summary = {
+        "version": RESULTS_VERSION,
         "key": results_key(root, sweep),
         "macro": macro,
         "tasks": [result["task"] for result in tasks],
@@ -151,9 +159,8 @@ def results_key(root: Path, sweep: str) -> str:
     settings = found[0].cascade.to_json() if found else None
     tasks = [task.task for task in found[1]] if found else []
     seeds, samples = (found[0].search.confirm_seeds, found[0].search.num_samples) if found else (0, 0)
-    return digest(
-        [2, settings, seeds, samples, tasks, [[record.trial_id, record.status, record.ended_at] for record in records]]
-    )
+    runs = [[record.trial_id, record.status, record.ended_at] for record in records]
+    return digest([RESULTS_VERSION, settings, seeds, samples, tasks, runs])
 
 
 def results_up_to_date(root: Path, sweep: str) -> bool:
@@ -390,7 +397,7 @@ def _all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> 
 
 
 def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
-    """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks."""
+    """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks. Raises StorageError."""
     found = read_sweep(root / sweep)
     if found is None:
         raise StorageError(
@@ -398,7 +405,12 @@ def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
         )
     folder = root / sweep / "curves"
     paths = [folder / f"{task.task}.json" for task in found[1]]
-    return [read_json(path) for path in paths if path.exists()], read_json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
+    if summary.get("version") != RESULTS_VERSION:
+        raise StorageError(
+            f"{folder} was computed by another version of catsweep; `catsweep curves {sweep}` computes it again from the rows"
+        )
+    return [read_json(path) for path in paths if path.exists()], summary
 
 
 def all_rules(results: list[Json]) -> list[str]:

@@ -5,6 +5,7 @@ The root holds `cache/` (content-addressed, shared by all sweeps) and one folder
     <root>/cache/<kind>/<key>/                     made once, ends with manifest.json
     <root>/<sweep>/sweep.json                      the resolved sweep
     <root>/<sweep>/trials/<task>/<stratum>/<n>/    spec.json steps.jsonl rows.parquet record.json checkpoint/
+                                                   (record.failed-1.json ...: of attempts that failed)
     <root>/<sweep>/confirm/<task>/<stratum>/<n>-seed<s>/   the same, with the rows of calibration and test too
     <root>/<sweep>/curves/ report.html
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -228,6 +230,12 @@ def read_record(folder: Path) -> TrialRecord | None:
     """The record of a trial's folder, or None where the trial has not ended."""
     path = folder / "record.json"
     return TrialRecord(**read_json(path)) if path.exists() else None
+
+
+def set_aside_record(folder: Path) -> Path:
+    """Rename record.json to record.failed-1.json (-2 ...): the trial has not ended, and goes on where it stopped."""
+    number = next(n for n in itertools.count(1) if not (folder / f"record.failed-{n}.json").exists())
+    return (folder / "record.json").rename(folder / f"record.failed-{number}.json")
 
 
 def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list[TrialRecord]:

@@ -67,6 +67,8 @@ SQLITE = "sqlite:///"
 WRITTEN = "catsweep.written"
 """Tag: digest of what was written when a run ended."""
 WRITTEN_TEST = "catsweep.written_test"
+ERROR_TAGS = ("catsweep.error", "mlflow.note.content")
+"""Tags that `trial_run` sets for runs with an error only."""
 MAX_METRICS, MAX_PAIRS = 800, 100
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 """Errors that concern one run; after any other the server counts as down."""
@@ -298,11 +300,13 @@ class Tracker:
         for name, file in content.files.items():
             self._write_file(run.run_id, name, file)
         tags = content.tags | {WRITTEN: stamp}
-        changed = {name: text for name, text in tags.items() if run.tags.get(name) != text}
+        # A failed run that was tried again loses what was said of its failure.
+        gone = {name: "" for name in ERROR_TAGS if run.tags.get(name) and name not in tags}
+        changed = {name: text for name, text in (gone | tags).items() if run.tags.get(name) != text}
         self._batches(run.run_id, content.points, content.params, changed)
         self._client.set_terminated(run.run_id, content.status, round(1000 * content.ended_at))
         run.status = content.status
-        run.tags |= tags
+        run.tags |= gone | tags
 
     def _write_file(self, run_id: str, name: str, file: Path | Callable[[], bytes]) -> None:
         if isinstance(file, Path):

@@ -11,7 +11,7 @@ from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.errors import StorageError
 from catsweep.records import read_json, read_sweep, storage_root, write_json
-from catsweep.report.tables import json_lines, notes, render_table, results_table
+from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
 from catsweep.tasks.fingerprint import source_fingerprint
@@ -89,6 +89,7 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"
     lines = [
         *notes(rows),
+        *shortfalls(results),
         f"report: {root / name / 'report.html'}",
         f"mlflow: {uri if uri.startswith('http') else opens}",
     ]

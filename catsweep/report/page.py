@@ -26,6 +26,8 @@ from catsweep.report.tables import (
     percent,
     results_table,
     saving,
+    shortfalls,
+    stratum_label,
 )
 from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
 from catsweep.spec.base import Json
@@ -66,7 +68,7 @@ def page_content(root: Path, sweep: str) -> dict[str, Any]:
         "verdicts": macro_verdict(summary),
         "budget": _budget(spec, results),
         "tasks": [_task(result, [r for r in rows if r.task == result["task"]], spec, styles) for result in results],
-        "notes": notes(rows),
+        "notes": [*notes(rows), *shortfalls(results)],
         "macro": [_macro_row(stratum, macro) for stratum, macro in summary["macro"].items()],
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
         "forest": Markup(figure) if differences else "",
@@ -138,7 +140,7 @@ def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str
 
 def _row(row: ResultRow) -> dict[str, str]:
     return {
-        "stratum": row.stratum,
+        "stratum": stratum_label(row),
         "small": number(row.quality_small, row.scale),
         "large": number(row.quality_large, row.scale),
         "audc": interval(row.audc, row.audc_lower, row.audc_upper, row.scale),

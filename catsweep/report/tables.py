@@ -27,7 +27,8 @@ class ResultRow:
     flops_saved_vs_baseline: share of the baseline's cost that is saved at EQUAL_QUALITY; saved_at_large_quality: share
     of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
     picked on calibration, and are None where any seed found no such threshold. num_steps: optimiser steps of the whole
-    search. kept_share: mean share of the target tokens that the filter kept.
+    search. num_seeds: finished confirm runs, of num_seeds_wanted. kept_share: mean share of the target
+    tokens that the filter kept.
     """
 
     task: str
@@ -37,6 +38,7 @@ class ResultRow:
     is_small: bool
     stratum: str
     num_seeds: int
+    num_seeds_wanted: int
     quality_small: float
     quality_large: float
     audc: float
@@ -94,6 +96,7 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 is_small=is_small,
                 stratum=stratum,
                 num_seeds=found["audc"]["num_seeds"],
+                num_seeds_wanted=result["wanted"]["confirm_seeds"],
                 quality_small=found["quality_small"]["value"],
                 quality_large=metric["large"]["value"],
                 audc=found["audc"]["value"],
@@ -165,6 +168,12 @@ def interval(value: float | None, lower: float | None, upper: float | None, scal
     return f"{number(value, scale, sign=sign)} {bounds}"
 
 
+def stratum_label(row: ResultRow) -> str:
+    """The stratum, with its number of seeds where some are missing."""
+    short = row.num_seeds < row.num_seeds_wanted
+    return f"{row.stratum} ({row.num_seeds} of {row.num_seeds_wanted} seeds)" if short else row.stratum
+
+
 def steps(value: int) -> str:
     """A count of steps in four characters or so."""
     return str(value) if value < 10_000 else f"{value / 1_000:.0f}k" if value < 1_000_000 else f"{value / 1e6:.1f}M"
@@ -186,7 +195,7 @@ def render_table(rows: list[ResultRow]) -> Table:
         good = {None: "", False: "dim", True: "bold green" if (row.difference or 0) > 0 else "bold red"}[row.differs]
         difference = plus_minus(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
         table.add_row(
-            f" {row.stratum}",
+            f" {stratum_label(row)}",
             number(row.quality_small, row.scale),
             number(row.quality_large, row.scale),
             plus_minus(row.audc, row.audc_lower, row.audc_upper, row.scale),
@@ -205,7 +214,7 @@ def as_markdown(rows: list[ResultRow]) -> str:
     for row in rows:
         difference = interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
         lines.append([
-            row.task + ("\\*" if row.is_small else ""), row.metric, row.stratum,
+            row.task + ("\\*" if row.is_small else ""), row.metric, stratum_label(row),
             number(row.quality_small, row.scale), number(row.quality_large, row.scale),
             interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
             f"**{difference}**" if row.differs else difference,
@@ -227,6 +236,23 @@ def notes(rows: list[ResultRow]) -> list[str]:
         "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
     ]
     return lines + (["* fewer than 500 test rows: left out of macro claims."] if any(r.is_small for r in rows) else [])
+
+
+def shortfalls(results: list[Json]) -> list[str]:
+    """A line for each stratum of a task with fewer confirmed runs than the sweep asks for, or with none."""
+    lines = []
+    for result in results:
+        wanted = result["wanted"]["confirm_seeds"]
+        for stratum in result["wanted"]["strata"]:
+            facts = result["strata"].get(stratum)
+            num_seeds = len(facts["seeds"]) if facts else 0
+            if num_seeds < wanted:
+                reason = "no trial finished" if facts is None else "the others failed or have not ended"
+                lines.append(
+                    f"{result['task']} {stratum}: {num_seeds} of {wanted} confirm runs; {reason}. The same `catsweep run` tries "
+                    "failed runs again."
+                )
+    return lines
 
 
 def json_lines(rows: list[ResultRow], summary: Json) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def run_sweep(
 ) -> SweepResult:
     """Run whatever of a sweep is not on storage yet; where all of it is, Ray is not started.
 
+    A run that failed (not one that diverged) is tried once more by each driver, from its own checkpoint.
+
     run_trial, prepare_task: top-level functions, which travel to the workers. on_event, on_record: called in this
     process for each line of progress, and with folder and record of each run that ended. cluster: stays connected for
     the caller; without it Ray is let go at the end.
@@ -60,8 +62,11 @@ def run_sweep(
         check_unchanged(sweep, folder)
         write_sweep(folder, sweep.spec, sweep.tasks)
         search = Search(sweep, folder)
+        failed = search.retry_failed()
         progress = Progress(search, on_event, on_record)
         progress.tell("start", f"{sweep.spec.name}: {len(sweep.tasks)} tasks, {search.num_runs} runs")
+        if failed:
+            progress.tell("warning", f"{len(failed)} runs that failed are tried again: {failed[0].trial_id} ...")
         if not search.finished:
             with Cluster(folder / "logs") if cluster is None else nullcontext(cluster) as connected:
                 _run(search, root, run_trial, prepare_task, progress, connected)

@@ -1,7 +1,8 @@
 """The course of a sweep: which trial runs next, and what became of it. Knows storage and samplers, not Ray.
 
 Each (task, stratum) is a study of its own: search up to the budget, then confirm the winner with new seeds. There is
-no restore: a study starts from the records on storage, runs what was left unfinished, and suggests the rest.
+no restore: a study starts from the records on storage, runs what was left unfinished or has failed, and suggests the
+rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from catsweep.records import (
     TrialRecord,
     read_json,
     read_record,
+    set_aside_record,
     winners,
     write_json,
     write_record,
@@ -71,6 +73,18 @@ class Study:
         """Take the record of a trial that ended."""
         self.running.discard(record.trial_id)
         self.records[record.trial_id] = record
+
+    def retry_failed(self) -> list[TrialRecord]:
+        """Let runs that failed under an earlier driver run once more, where the sweep still wants them.
+
+        Their records are set aside (record.failed-1.json ...) and returned. Runs that diverged are results, and stay.
+        """
+        wanted = {trial.trial_id for trial in (*self._budgeted(), *self._confirm_runs())}
+        failed = [record for name, record in self.records.items() if name in wanted and record.status == "failed"]
+        for record in failed:
+            set_aside_record(self.folder / record.trial_id)
+            del self.records[record.trial_id]
+        return failed
 
     @property
     def searched(self) -> bool:
@@ -159,6 +173,10 @@ class Search:
         self.ready: set[str] = set()
         self.failed_tasks: dict[str, str] = {}
         self.error: Exception | None = None  # of our own code inside Tune, which would log it and go on
+
+    def retry_failed(self) -> list[TrialRecord]:
+        """Let what failed under an earlier driver run once more; returns the records that were set aside."""
+        return [record for study in self.studies.values() for record in study.retry_failed()]
 
     def next(self) -> TrialSpec | None:
         """The next trial of the study that has got least so far, or None where all must wait or are done."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from catsweep.report.tables import as_json, as_markdown, excludes_zero, render_table, results_table
+from catsweep.report.tables import as_json, as_markdown, excludes_zero, render_table, results_table, shortfalls
 from catsweep.spec.base import Json
 
 SUMMARY: Json = {"macro": {}, "left_out_small": ["b/small"]}
@@ -47,12 +47,29 @@ def make_result(task: str = "a/big", scale: float = 1.0, **strata: Any) -> Json:
         },
         **strata,
     }
-    facts = {"num_trials": 4, "num_steps": 12_345, "kept_share": 0.8, "winner": {"objective": 0.7}}
+    facts = {"num_trials": 4, "seeds": [1, 2], "num_steps": 12_345, "kept_share": 0.8, "winner": {"objective": 0.7}}
     return {
         "task": task, "group": "kind", "rules": ["mean"], "baseline": "xent", "num_rows": {"test": 600},
         "strata": dict.fromkeys(found, facts),
+        "wanted": {"strata": ["xent", "cat_xent/either"], "confirm_seeds": 2},
         "metrics": {"accuracy": {"scale": scale, "strata": found, "large": value(0.9 * scale, 0.01)}},
     }  # fmt: skip
+
+
+def test_a_stratum_with_too_few_confirmed_runs_says_how_many() -> None:
+    assert shortfalls([make_result()]) == []
+    result = make_result()
+    result["wanted"] = {"strata": ["xent", "cat_xent/either", "dist"], "confirm_seeds": 3}
+    lines = shortfalls([result])
+    assert [line.split(";")[0] for line in lines] == [
+        "a/big xent: 2 of 3 confirm runs", "a/big cat_xent/either: 2 of 3 confirm runs", "a/big dist: 0 of 3 confirm runs",
+    ]  # fmt: skip
+    assert "no trial finished" in lines[2]
+    rows = results_table([result], SUMMARY)
+    assert "| xent (2 of 3 seeds) |" in as_markdown(rows)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_table(rows))
+    assert "2 of 3" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_savings_compare_mean_costs_over_seeds() -> None:

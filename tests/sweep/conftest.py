@@ -14,7 +14,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A local Ray with two slots, started once."""
     import ray
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the fakes by name
+    # Workers import the fakes by name, and this copy of the package.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     logs: Path = tmp_path_factory.mktemp("ray-logs")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", namespace="catsweep")
     with Cluster(logs) as connected:

@@ -104,7 +104,7 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Callable[[St
         raise TrialDivergedError("the training loss is nan at step 3")
     if "nan" in task and spec.number == 1:
         report(StepMetrics(1, float("nan"), {}, False))
-    if "raising" in task and spec.number == 1:
+    if "raising" in task and spec.number == 1 and not (root / "mended").exists():
         raise RuntimeError("out of luck")
     if "dying" in task and spec.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -134,6 +134,29 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path, clust
     assert calls(tmp_path, "prepare") == []
 
 
+def test_what_failed_is_tried_once_more_by_the_next_driver(tmp_path: Path, cluster: Cluster) -> None:
+    sweep = make_sweep(["raising", "diverging"], space={}, search__num_samples=2, search__confirm_seeds=1)
+    assert [record.trial_id for record in run(sweep, tmp_path, cluster).failed_trials] == ["trials/raising/xent/00001"]
+    folder = tmp_path / "fake/trials/raising/xent/00001"
+    events: list[Event] = []
+    again = run(sweep, tmp_path, cluster, events)  # it fails again, and everything else is left alone
+    assert [event.kind for event in events if event.kind == "trial_ended"] == ["trial_ended"]
+    assert "1 runs that failed are tried again: trials/raising/xent/00001" in next(
+        event.text for event in events if event.kind == "warning"
+    )
+    assert len(again.failed_trials) == 1
+    (tmp_path / "mended").touch()
+    mended = run(sweep, tmp_path, cluster)
+    assert mended.failed_trials == []
+    assert {path.name for path in folder.glob("record*")} == {
+        "record.json", "record.failed-1.json", "record.failed-2.json",
+    }  # fmt: skip
+    assert statuses(tmp_path)["trials/diverging/xent/00001"] == "diverged"
+    started = Counter(trial_id for trial_id, _ in calls(tmp_path, "start"))
+    assert started.pop("trials/raising/xent/00001") == 3
+    assert set(started.values()) == {1}
+
+
 @pytest.mark.slow
 def test_a_process_that_keeps_dying_fails_its_trial_after_three_starts(tmp_path: Path, cluster: Cluster) -> None:
     result = run(make_sweep(["dying"], space={}), tmp_path, cluster)

@@ -12,7 +12,8 @@ import pytest
 from sweep_fakes import finish, finished_record, make_sweep, play, score
 
 from catsweep.errors import StorageError
-from catsweep.records import read_record, write_record
+from catsweep.records import read_record, write_json, write_record
+from catsweep.space import build_confirm
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import TrialSpec
 from catsweep.sweep.search import Search
@@ -130,6 +131,29 @@ def test_a_trial_that_failed_counts_as_tried_and_is_left_out_of_the_history(tmp_
     assert search.studies["a", "xent"]._history() == []
     assert search.finished  # no winner, so nothing to confirm
     assert Search(make_sweep(["a"], space={}, search__num_samples=1), tmp_path).finished
+
+
+def test_only_failed_runs_that_the_sweep_still_wants_are_tried_again(tmp_path: Path) -> None:
+    sweep = make_sweep(["a"], space={}, search__num_samples=3, search__confirm_seeds=2)
+    search = open_search(sweep, tmp_path)
+    play(search, limit=3)
+    confirm = [trial for trial in (search.next(), search.next()) if trial is not None]
+    finish(search, confirm[0])
+    search.heard(confirm[1].trial_id, {"failure": "failed", "error": "out of luck"})
+    assert search.end(confirm[1].trial_id).status == "failed"
+    former = build_confirm(
+        next(t for t in search.studies["a", "xent"].trials.values() if t.number != confirm[0].number), 0
+    )
+    for trial in (former, build_confirm(confirm[0], 7)):  # of no winner, and of a seed that nobody asks for
+        write_record(tmp_path / trial.trial_id, replace(finished_record(trial, 0.1), status="failed"))
+        write_json(tmp_path / trial.trial_id / "spec.json", trial.to_json())
+    again = open_search(sweep, tmp_path)
+    assert again.finished
+    assert [record.trial_id for record in again.retry_failed()] == [confirm[1].trial_id]
+    assert again.num_remaining == 1
+    assert [trial.trial_id for trial in play(again)] == [confirm[1].trial_id]
+    assert (tmp_path / confirm[1].trial_id / "record.failed-1.json").exists()
+    assert again.retry_failed() == []
 
 
 def test_a_process_that_died_fails_its_trial_with_the_reason(tmp_path: Path) -> None:
