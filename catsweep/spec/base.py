@@ -17,6 +17,14 @@ TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 Json = dict[str, Any]
 
 
+class Mismatch(ValueError):
+    """Fields that do not go together: what a validator found, and what it expected; the message names both."""
+
+    def __init__(self, *, found: str, expected: str) -> None:
+        super().__init__(f"{found}; expected {expected}")
+        self.found, self.expected = found, expected
+
+
 class Spec(BaseModel):
     """A frozen piece of settings. YAML reads `1e-5` as text; pydantic turns numeric text into the number that a
     field asks for, so specs see numbers."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from catsweep.spec.base import Spec
+from catsweep.spec.base import Mismatch, Spec
 
 Path = tuple[str | int, ...]
 
@@ -36,10 +36,9 @@ class UniformDimension(Spec):
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> UniformDimension:
-        if not self.lower < self.upper:
-            raise ValueError(f"lower {self.lower} is not below upper {self.upper}")
+        _check_order(self.lower, self.upper)
         if self.space == "loguniform" and self.lower <= 0:
-            raise ValueError(f"lower of loguniform must be above 0, not {self.lower}")
+            raise Mismatch(found=f"lower {self.lower:g}", expected="loguniform: lower above 0")
         return self
 
 
@@ -52,9 +51,13 @@ class RandintDimension(Spec):
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> RandintDimension:
-        if not self.lower < self.upper:
-            raise ValueError(f"lower {self.lower} is not below upper {self.upper}")
+        _check_order(self.lower, self.upper)
         return self
+
+
+def _check_order(lower: float, upper: float) -> None:
+    if not lower < upper:
+        raise Mismatch(found=f"lower {lower:g} and upper {upper:g}", expected="lower below upper")
 
 
 Dimension = Annotated[ChoiceDimension | UniformDimension | RandintDimension, Field(discriminator="space")]
@@ -98,7 +101,7 @@ Node = Constant | Mapping | Choice | Interval
 
 
 def parse_space(value: Any) -> Node:
-    """The tree of a space that has been validated (see `dimension_errors`)."""
+    """The tree of a space that has been validated (see load.space_problems)."""
     if isinstance(value, dict) and "space" in value:
         match _DIMENSION.validate_python(value):
             case ChoiceDimension(options=options):
@@ -166,6 +169,7 @@ def num_structures(node: Node) -> int:
             return 1
 
 
-def dimension_adapter() -> TypeAdapter[ChoiceDimension | UniformDimension | RandintDimension]:
-    """The validator of one raw dimension."""
-    return _DIMENSION
+def dimension_classes() -> dict[str, type[Spec]]:
+    """The class of each `space: NAME`."""
+    classes: tuple[type[Spec], ...] = (ChoiceDimension, UniformDimension, RandintDimension)
+    return {name: spec for spec in classes for name in get_args(spec.model_fields["space"].annotation)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
-from catsweep.spec.dimensions import dimension_adapter, examples, parse_space, raw_dimensions
+from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
 from catsweep.spec.search import DEFAULT_STRATIFY
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import FilesSource, TaskSpec
@@ -76,19 +76,16 @@ def space_problems(document: Document) -> list[Problem]:
     prefix: KeyPath = ("search", "space")
     problems: list[Problem] = []
     for keys, value in raw_dimensions(space):
+        classes, kind = dimension_classes(), value["space"]
+        if str(kind) not in classes:
+            expected, hint = f"space: one of {', '.join(classes)}", did_you_mean(str(kind), classes)
+            place = (*prefix, *keys, "space")
+            problems.append(document.problem(place, found=f"space {kind!r}", expected=expected, hint=hint))
+            continue
         try:
-            dimension_adapter().validate_python(value)
+            classes[str(kind)].model_validate(value)
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                loc = tuple(
-                    part
-                    for part in detail["loc"]
-                    if not isinstance(part, str) or part in value or detail["type"] == "missing"
-                )
-                tags = [part for part in loc if part in ("choice", "uniform", "loguniform", "randint")]
-                rest = tuple(part for part in loc if part not in tags)
-                found = "nothing" if detail["type"] == "missing" else repr(detail["input"])[:80]
-                problems.append(document.problem((*prefix, *keys, *rest), found=found, expected=detail["msg"]))
+            problems += validation_problems(error, document, classes[str(kind)], prefix=(*prefix, *keys))
     for key in space:
         if key in FIXED_FIELDS:
             expected = f"a field other than {', '.join(FIXED_FIELDS)}: all trials of a task share them"
@@ -153,7 +150,13 @@ def resolve_tasks(names: list[str], document: Document) -> tuple[tuple[TaskSpec,
     tags: dict[str, list[Path]] | None = None
     for index, name in enumerate(names):
         if name.endswith((".yaml", ".yml")):
-            chosen[folder / name] = None
+            if (folder / name).is_file():
+                chosen[folder / name] = None
+                continue
+            there = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*.yaml"))]
+            expected = f"a task file; paths are relative to {folder}"
+            place, hint = ("tasks", index), did_you_mean(name, there)
+            problems.append(document.problem(place, found=f"{name!r}, no such file", expected=expected, hint=hint))
             continue
         matches = [files[task] for task in fnmatch.filter(files, name)]
         if not matches:

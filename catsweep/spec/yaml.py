@@ -14,7 +14,7 @@ from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from catsweep.errors import Problem, SpecError
-from catsweep.spec.base import Spec
+from catsweep.spec.base import Mismatch, Spec
 
 KeyPath = tuple[str | int, ...]
 MAX_NODES = 100_000
@@ -69,12 +69,33 @@ def parse_yaml(text: str, path: Path) -> Document:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError([Problem(where, "document", f"broken YAML ({reason})", "valid YAML")]) from None
+        problem = Problem(where, "document", f"broken YAML ({reason})", "valid YAML", _way_out(text, mark, reason))
+        raise SpecError([problem]) from None
     except RecursionError:
         raise SpecError([Problem(str(path), "document", "thousands of nested levels", "a settings file")]) from None
     if node is not None:
         document.data = _Builder(document).build(node, ())
     return document
+
+
+def _way_out(text: str, mark: Any, reason: str) -> str:
+    """What to change in a text that is no YAML. mark: where reading stopped, lines and columns counted from 0."""
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return "Check that every quote and bracket is closed"
+    line, above = lines[mark.line], next((other for other in reversed(lines[: mark.line]) if other.strip()), "")
+    indents = [len(each) - len(each.lstrip()) for each in (line, above)]
+    if "\t" in line[: indents[0]]:
+        return "Indent with spaces: the line begins with a tab"
+    if "',' or" in reason:
+        return "Close the bracket, or put a comma between its items"
+    if indents[0] != indents[1] and ("mapping values" in reason or "block end" in reason):
+        return f"Check the indentation: the line begins with {indents[0]} spaces, the one above with {indents[1]}"
+    if "mapping values" in reason:
+        return "Put a text that holds `: ` in quotes"
+    if "cannot start" in reason:
+        return f"Put the text that begins with {line[mark.column]} in quotes"
+    return "Check quotes, brackets and the line above"
 
 
 class _Builder:
@@ -207,6 +228,9 @@ def _problem(
             here, found=found, expected=f"{key}: one of {tags}", hint=did_you_mean(tag, tags.split(", "))
         )
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, Mismatch):
+        return document.problem(keys, found=cause.found, expected=cause.expected)
     if kind == "value_error":
         return document.problem(keys, found=_short(value), expected="a valid combination", hint=message)
     hint = ""

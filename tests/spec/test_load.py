@@ -38,7 +38,14 @@ BROKEN = [
     ("        - {kind: xent}", "        - {kind: xnet}", "F:12: search.space.loss.options.0.kind: found kind 'xnet'; expected kind: one of"),
     ("upper: 1}}", "upper: 2}}", "F:13: search.space.loss.options.1.weight: found 2.0; expected less than or equal to 1"),
     ("weight:", "wait:", "F:13: search.space.loss.options.1.wait: found unknown key 'wait'; expected one of kind, normalize, weight."),
-    ("lower: 1e-5", "lower: 1e-2", "F:8: search.space.learning_rate: found {'space': 'loguniform', 'lower': '1e-2', 'upper': '1e-3'}; "),
+    ("lower: 1e-5", "lower: 1e-2", "F:8: search.space.learning_rate: found lower 0.01 and upper 0.001; expected lower below upper"),
+    ("lower: 1e-5", "lower: 0", "F:8: search.space.learning_rate: found lower 0; expected loguniform: lower above 0"),
+    ("lower: 1e-5", "lower: tiny", "F:8: search.space.learning_rate.lower: found 'tiny'; expected a valid number"),
+    (", upper: 1e-3", "", "F:8: search.space.learning_rate.upper: found nothing; expected a value (Largest value)"),
+    ("upper: 1e-3", "uper: 1e-3", "F:8: search.space.learning_rate.uper: found unknown key 'uper'; expected one of lower, space, upper. Did you mean 'upper'?"),
+    ("loguniform", "logunifrm", "F:8: search.space.learning_rate.space: found space 'logunifrm'; expected space: one of choice, uniform, loguniform, randint. Did you mean 'loguniform'?"),
+    ("      options:", "      option:", "F:11: search.space.loss.option: found unknown key 'option'; expected one of options, space. Did you mean 'options'?"),
+    ("emoji/en-fr", "tasks/none.yaml", "F:2: tasks.0: found 'tasks/none.yaml', no such file; expected a task file; paths are relative to "),
     ("learning_rate: {space: loguniform, lower: 1e-5, upper: 1e-3}", "steps: {space: randint, lower: 5, upper: 9}", "F:8: search.space.steps: found the field 'steps'; expected a field other"),
     ("learning_rate: {", "lerning_rate: {", "F:8: search.space.lerning_rate: found unknown key 'lerning_rate'; expected one of"),
 ]  # fmt: skip
@@ -99,6 +106,26 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
 def test_broken_yaml_names_its_line(tmp_path: Path) -> None:
     (problem,) = problems(write(tmp_path, GOOD + "x: [1, 2\ny: 3\n"))
     assert problem.startswith("F:15: document: found broken YAML")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("a:\n\tb: 1\n", 2, "Indent with spaces: the line begins with a tab"),
+        ("a:\n  b: 1\n c: 2\n", 3, "Check the indentation: the line begins with 1 spaces, the one above with 2"),
+        ("a: 1\n  b: 2\n", 2, "Check the indentation: the line begins with 2 spaces, the one above with 0"),
+        ("a: b: c\n", 1, "Put a text that holds `: ` in quotes"),
+        ("a: @x\n", 1, "Put the text that begins with @ in quotes"),
+        ("a: [1, 2\nb: 3\n", 2, "Close the bracket, or put a comma between its items"),
+        ("a: 'x\n", 2, "Check that every quote and bracket is closed"),
+    ],
+)
+def test_broken_yaml_says_what_to_change(text: str, line: int, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_yaml(text, Path("f.yaml"))
+    (problem,) = map(str, caught.value.problems)
+    assert problem.startswith(f"f.yaml:{line}: document: found broken YAML (")
+    assert problem.endswith(hint)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
