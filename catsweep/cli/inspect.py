@@ -1,4 +1,5 @@
-"""`catsweep validate`, `plan` and `ls`: look, and change nothing."""
+"""`catsweep validate`, `plan` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that
+`validate` and `ls` answer at once."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from rich.table import Table
 
 from catsweep.cli.console import errors, output
 from catsweep.errors import CatsweepError, SpecError
-from catsweep.plan import make_plan
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.spec.load import load_sweep, load_task, task_files
 from catsweep.tasks.examples import preview
@@ -43,6 +43,8 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
 
 def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json: bool) -> None:
     """Print the plan of a sweep."""
+    from catsweep.plan import make_plan
+
     plan = make_plan(load_sweep(file, overrides), root=storage_root(out))
     total = plan.to_json()["total"]
     if as_json:
