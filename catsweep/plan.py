@@ -7,25 +7,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
+from catsweep.cascade.ragged import Ragged
+from catsweep.errors import CatsweepError
 from catsweep.models import load_config, model_shape
-from catsweep.prepare import Inputs, read_inputs
+from catsweep.prepare import EVALUATION_SPLITS, Inputs, read_inputs
 from catsweep.records import is_complete, read_records
 from catsweep.space import rungs, strata, training_tree
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
+from catsweep.train import LOGGED_STEPS
 
 SAMPLED_EXAMPLES = 500
-"""Token counts are estimated from so many examples of a split."""
+"""Token counts are estimated from so many training examples."""
+CHECKPOINT_BYTES = 12
+"""A parameter: the weight and AdamW's two moments, 4 bytes each."""
+MLFLOW_VALUE_BYTES = 310
+"""One value of a metric in MLflow's SQLite database with its four indices: measured, 3.17."""
+MLFLOW_CURVE_BYTES = 260_000
+"""The figure and the table of one curves run, and its values: measured."""
+STEP_BYTES = 45
+"""One value of steps.jsonl."""
+VALUES_A_STEP = 8
+"""Training metrics of one logged step: loss, gradient's norm, rate, kept share, four quadrants."""
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task's part of a sweep. FLOPs are upper bounds where trials may stop early."""
+    """One task's part of a sweep: estimates, with all trials trained to their last step.
+
+    Token counts are means over some training examples, cut at the sweep's limits; choice tokens are those of all choices
+    of an example. disk_bytes: what is there at the end, MLflow's database and artifacts included. While it is fine-tuned,
+    the large model's checkpoint takes disk_bytes_large_checkpoint more, and each trial in flight
+    disk_bytes_trial_checkpoint.
+    """
 
     task: str
     group: str
@@ -37,11 +57,14 @@ class TaskPlan:
     large_parameters: int
     mean_prompt_tokens: float
     mean_target_tokens: float
+    mean_choice_tokens: float
     flops_search: float
     flops_confirm: float
     flops_large_finetune: float
     flops_large_pass: float
     disk_bytes: float
+    disk_bytes_large_checkpoint: float
+    disk_bytes_trial_checkpoint: float
     cached: dict[str, bool]
 
     @property
@@ -52,7 +75,7 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole sweep's plan."""
+    """A whole sweep's plan. problems: a line for each task that could not be planned; totals are without them."""
 
     sweep: str
     strata: list[str]
@@ -60,6 +83,7 @@ class Plan:
     num_samples: int
     confirm_seeds: int
     tasks: list[TaskPlan]
+    problems: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, totals included."""
@@ -73,18 +97,25 @@ class Plan:
 
 
 def make_plan(sweep: Sweep, *, root: Path) -> Plan:
-    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model. Raises DataError, ModelError."""
+    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model."""
     spec = sweep.spec
     names = list(strata(training_tree(spec), spec.search.stratify))
-    tasks = [_plan_task(task, spec, len(names), root) for task in sweep.tasks]
-    return Plan(spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks)
+    tasks, problems = [], []
+    for task in sweep.tasks:
+        try:
+            tasks.append(_plan_task(task, spec, len(names), root))
+        except CatsweepError as error:
+            text = str(error)
+            problems.append(text if task.task in text else f"task {task.task}: {text}")
+    return Plan(spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks, problems)
 
 
 def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> TaskPlan:
     inputs = read_inputs(task, spec, root=root)
     small = model_shape(load_config(spec.small, inputs.tokenizer))
     large = model_shape(load_config(spec.large, inputs.tokenizer))
-    prompt, target = _mean_tokens(inputs.examples["train"], inputs.tokenizer)
+    tokens = _Tokens.of(inputs.examples["train"], inputs.tokenizer, task, spec)
+    prompt, target = float(tokens.prompts.mean()), float(tokens.targets.mean())
     num_rows = {split: len(rows) for split, rows in inputs.examples.items()}
 
     def steps_flops(shape: ModelShape, steps: int, batch_size: int) -> float:
@@ -93,14 +124,14 @@ def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> 
         )
 
     def answer_flops(shape: ModelShape, splits: tuple[str, ...]) -> float:
-        return float(forward_flops(shape, [prompt], [target])[0]) * sum(num_rows[split] for split in splits)
+        each = forward_flops(shape, tokens.prompts, tokens.targets, tokens.choices).mean()
+        return float(each) * sum(num_rows[split] for split in splits)
 
     training, finetune = spec.training, spec.large.finetune
     run = steps_flops(small, training.steps, training.batch_size)
     num_search = num_strata * spec.search.num_samples
     num_confirm = num_strata * spec.search.confirm_seeds
     evaluated = num_search * len(rungs(spec)) * answer_flops(small, ("validation",))
-    tested = ("validation", "calibration", "test")
     cached = {name: is_complete(folder, hashes=False) for name, folder in inputs.folders(root).items()}
     return TaskPlan(
         task=task.task,
@@ -113,21 +144,46 @@ def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> 
         large_parameters=_parameters(large),
         mean_prompt_tokens=prompt,
         mean_target_tokens=target,
+        mean_choice_tokens=float(tokens.choices.sum().mean()),
         flops_search=num_search * run + evaluated,
-        flops_confirm=num_confirm * (run + answer_flops(small, tested)),
+        flops_confirm=num_confirm * (run + answer_flops(small, EVALUATION_SPLITS)),
         flops_large_finetune=steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0,
-        flops_large_pass=answer_flops(large, ("train", *tested)),
+        flops_large_pass=answer_flops(large, EVALUATION_SPLITS)
+        + float(forward_flops(large, tokens.prompts, tokens.targets).mean()) * num_rows["train"],
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
-        + _disk_of_trials(num_rows, target, _parameters(small), num_search, num_confirm),
+        + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),
+        # A new checkpoint is whole before the old one goes.
+        disk_bytes_large_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(large) if finetune else 0.0,
+        disk_bytes_trial_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(small) if len(rungs(spec)) > 1 else 0.0,
         cached=cached,
     )
 
 
-def _mean_tokens(examples: list[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[float, float]:
-    some = examples[:: max(1, len(examples) // SAMPLED_EXAMPLES)]
-    prompts = tokenizer([example.prompt for example in some])["input_ids"]
-    targets = tokenizer([example.target for example in some], add_special_tokens=False)["input_ids"]
-    return float(np.mean([len(ids) for ids in prompts])), float(np.mean([len(ids) + 1 for ids in targets]))
+@dataclass(frozen=True)
+class _Tokens:
+    """Token counts of some examples: of each prompt and target, and of each choice of each example."""
+
+    prompts: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    choices: Ragged
+
+    @classmethod
+    def of(
+        cls, examples: list[Example], tokenizer: PreTrainedTokenizerBase, task: TaskSpec, spec: SweepSpec
+    ) -> _Tokens:
+        some = examples[:: max(1, len(examples) // SAMPLED_EXAMPLES)]
+
+        def count(texts: list[str], *, special: bool) -> NDArray[np.int64]:
+            found = tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
+            return np.array([len(ids) for ids in found], dtype=np.int64)
+
+        end = 0 if task.output_type == "multiple_choice" else 1
+        prompts = count([f"{example.prompt}{task.target_delimiter.rstrip()}" for example in some], special=True)
+        targets = count([example.target for example in some], special=False) + end
+        choices = count([choice for example in some for choice in example.choices], special=False)
+        offsets = np.concatenate([[0], np.cumsum([len(example.choices) for example in some])]).astype(np.int64)
+        limits = spec.training.max_prompt_tokens, spec.training.max_target_tokens
+        return cls(prompts.clip(max=limits[0]), targets.clip(max=limits[1]), Ragged(choices, offsets))
 
 
 def _parameters(shape: ModelShape) -> int:
@@ -137,16 +193,24 @@ def _parameters(shape: ModelShape) -> int:
 
 
 def _disk_of_cache(inputs: Inputs, num_rows: dict[str, int], tokens: float, target: float, large: int) -> float:
-    """Bytes of data (4 a token id), signal (3 a target token, and the distribution) and the large model (4 a weight)."""
+    """Bytes of data (4 a token id, 40 a row of texts), signal (3 a target token, and the distribution) and the large
+    model (4 a weight)."""
     entry = 3 + (2 * inputs.distribution.num_entries if inputs.distribution else 0)
-    return 4 * sum(num_rows.values()) * tokens + num_rows["train"] * target * entry + 4 * large
+    return (4 * tokens + 40) * sum(num_rows.values()) + num_rows["train"] * target * entry + 4 * large
 
 
-def _disk_of_trials(num_rows: dict[str, int], target: float, small: int, num_search: int, num_confirm: int) -> float:
-    """Bytes of rows (12 an output token), of the confirmed runs' weights, and of one checkpoint with both moments."""
-    validation, tested = num_rows["validation"], num_rows["calibration"] + num_rows["test"]
-    rows = num_search * validation + (num_confirm + 1) * (validation + tested)
-    return 12 * target * rows + 4 * small * num_confirm + 12 * small
+def _disk_of_runs(spec: SweepSpec, num_rows: dict[str, int], target: float, small: int, num_strata: int) -> float:
+    """Bytes of all runs: rows (12 an output token and 50 a row), logged steps, the confirmed runs' weights; and what
+    MLflow keeps of them: metric values, the curves' artifacts, and a copy of the confirmed rows."""
+    search, steps = spec.search, spec.training.steps
+    num_search, num_confirm = num_strata * search.num_samples, num_strata * search.confirm_seeds
+    row = 12 * target + 50
+    tested = row * sum(num_rows[name] for name in EVALUATION_SPLITS)
+    logged = steps / max(1, steps // LOGGED_STEPS)
+    values = VALUES_A_STEP * logged + 3 * len(rungs(spec))
+    a_run = (STEP_BYTES * VALUES_A_STEP * logged) + MLFLOW_VALUE_BYTES * values
+    runs = (num_search + num_confirm) * a_run + num_search * row * num_rows["validation"] + tested  # L's rows
+    return runs + num_confirm * (2 * tested + 4 * small) + MLFLOW_CURVE_BYTES * num_strata
 
 
 def _num_done(folder: Path, task: str) -> int:

@@ -41,15 +41,28 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
     return code
 
 
-def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json: bool) -> None:
-    """Print the plan of a sweep."""
+def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json: bool) -> int:
+    """Print the plan of a sweep. Returns the exit code: 2 where a task could not be planned."""
     from catsweep.plan import make_plan
+    from catsweep.prepare import check_sources
+    from catsweep.sweep.changes import check_unchanged
 
-    plan = make_plan(load_sweep(file, overrides), root=storage_root(out))
+    sweep, root = load_sweep(file, overrides), storage_root(out)
+    plan = make_plan(sweep, root=root)
     total = plan.to_json()["total"]
+    try:
+        check_unchanged(sweep, root / sweep.spec.name)
+        check_sources(root, sweep.spec, sweep.tasks)
+    except CatsweepError as error:
+        errors.print(
+            f"warning: `run` will refuse: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+    for problem in plan.problems:
+        errors.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    code = 2 if plan.problems else 0
     if as_json:
         output.print_json(json.dumps(plan.to_json()))
-        return
+        return code
     title = f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})"
     table = Table(title=title, title_justify="left")
     for column in ("task", "train", "val", "cal", "test", "runs", "done", "FLOPs", "cached"):
@@ -62,10 +75,17 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
     output.print(table)
     output.print(
         f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
-        f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; at most {total['flops']:.2e} FLOPs "
-        f"and {total['disk_bytes'] / 2**20:.0f} MiB on disk",
+        f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
+        f"and {_size(total['disk_bytes'])} on disk, MLflow included",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    checkpoints = {
+        "a large model in training": max((task.disk_bytes_large_checkpoint for task in plan.tasks), default=0.0),
+        "a trial in flight": max((task.disk_bytes_trial_checkpoint for task in plan.tasks), default=0.0),
+    }
+    if any(checkpoints.values()):
+        text = ", ".join(f"{_size(size)} for {what}" for what, size in checkpoints.items() if size)
+        output.print(f"checkpoints, until each ends: up to {text}", markup=False, highlight=False, soft_wrap=True)
     for task in plan.tasks:
         shares = {
             "large model": task.flops_large_finetune,
@@ -80,6 +100,15 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
             f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
             f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
+    return code
+
+
+def _size(num_bytes: float) -> str:
+    """12 MiB."""
+    for factor, unit in ((2**40, "TiB"), (2**30, "GiB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes < 2**24 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def ls_command(*, out: Path | None, tasks: bool, as_json: bool) -> None:

@@ -53,7 +53,7 @@ def plan(file: SweepFile, overrides: Overrides = None, out: Out = None, as_json:
     """Trials, rungs, FLOPs, disk, and what the caches hold, without starting Ray."""
     from catsweep.cli.inspect import plan_command
 
-    plan_command(file, overrides or [], out=out, as_json=as_json)
+    raise typer.Exit(plan_command(file, overrides or [], out=out, as_json=as_json))
 
 
 @app.command()

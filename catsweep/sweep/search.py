@@ -7,6 +7,7 @@ rest.
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +233,8 @@ class Search:
         if record is None:
             record = _record(running)
             write_record(self.folder / trial_id, record)
+        if record.status != "failed":  # a failed one may go on; nobody else needs the checkpoint again
+            shutil.rmtree(self.folder / trial_id / "checkpoint", ignore_errors=True)
         self.studies[record.task, record.stratum].end(record)
         return record
 
