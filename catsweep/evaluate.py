@@ -195,13 +195,7 @@ def score_choices(
     ranges = [np.arange(data.choice_offsets[index], data.choice_offsets[index + 1]) for index in indices]
     prompts = [data.prompts[index] for index, choices in zip(indices, ranges, strict=True) for _ in choices]
     choices = [data.choices[choice] for choice in np.concatenate(ranges)]
-    start_id = getattr(module.model.config, "decoder_start_token_id", None)
-    batch = sequence_batch(
-        prompts, choices, architecture=architecture, pad_id=int(tokenizer.pad_token_id), start_id=start_id
-    )
-    batch = to_device(batch, module.model.device)
-    statistics = token_statistics(module(batch), batch.target_ids_N).cpu().numpy()
-    by_choice = np.split(statistics, np.cumsum([len(choice) for choice in choices])[:-1])
+    by_choice = _choice_statistics(module, tokenizer, prompts, choices, architecture)
     answers = []
     first = 0
     for index, texts, own in zip(indices, choice_texts, ranges, strict=True):
@@ -212,6 +206,44 @@ def score_choices(
         picked = int(np.argmax(sums / counts if normalize == "tokens" else sums))
         answers.append(Answer(texts[picked], len(data.prompts[index]), *_columns(mine[picked]), sums, counts))
     return answers
+
+
+def _choice_statistics(
+    module: TargetLogits,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[NDArray[np.int32]],
+    choices: list[NDArray[np.int32]],
+    architecture: Architecture,
+) -> list[FloatArray]:
+    """`token_statistics` of each choice's tokens behind its prompt.
+
+    A model never reads the last token of a choice. So choices of one prompt that are alike up to there, such as all
+    that have one token, are one sequence for it and are read once.
+    """
+    sequences: dict[tuple[bytes, bytes], int] = {}
+    sequence_of = [
+        sequences.setdefault((prompt.tobytes(), choice[:-1].tobytes()), len(sequences))
+        for prompt, choice in zip(prompts, choices, strict=True)
+    ]
+    first = [sequence_of.index(sequence) for sequence in range(len(sequences))]
+    lengths = np.array([len(choice) for choice in choices])
+    starts = np.concatenate([[0], np.cumsum(lengths[first])])
+    batch = sequence_batch(
+        [prompts[index] for index in first],
+        [choices[index] for index in first],
+        architecture=architecture,
+        pad_id=int(tokenizer.pad_token_id),
+        start_id=getattr(module.model.config, "decoder_start_token_id", None),
+    )
+    places_N = np.concatenate([starts[s] + np.arange(length) for s, length in zip(sequence_of, lengths, strict=True)])
+    ids_N = np.concatenate(choices).astype(np.int64)
+    statistics = np.empty((len(ids_N), 3), np.float32)
+    device = module.model.device
+    for part, logits_NV in module.in_parts(to_device(batch, device)):
+        (here,) = np.nonzero((places_N >= part.start) & (places_N < part.stop))
+        rows, ids = (torch.from_numpy(values[here]).to(device) for values in (places_N - part.start, ids_N))
+        statistics[here] = token_statistics(logits_NV[rows], ids).cpu().numpy()
+    return np.split(statistics, np.cumsum(lengths)[:-1])
 
 
 def _columns(statistics: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -31,6 +33,10 @@ from catsweep.tensors import Batch
 
 Architecture = Literal["decoder", "encoder_decoder"]
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
+PROBE = "In 1969, two people walked on the Moon:\n  'How far is it?'"
+"""A text that tokenisers with one vocabulary may still read differently: a first token, digits, spaces, capitals."""
+MAX_LOGITS = 2**26
+"""Logits in memory at once where no gradient is needed: 256 MiB in float32."""
 
 
 def model_key(spec: AnyModel) -> str:
@@ -195,6 +201,13 @@ def check_pair(
         raise ModelError(
             f"the end tokens differ ({small.eos_token!r} and {large.eos_token!r}); expected the same for both"
         )
+    read = [tokenizer.convert_ids_to_tokens(tokenizer(PROBE)["input_ids"]) for tokenizer in (small, large)]
+    for place, (ours, theirs) in enumerate(itertools.zip_longest(*read)):
+        if ours != theirs:
+            raise ModelError(
+                f"the tokenisers have one vocabulary, but read {PROBE!r} differently: token {place} is {ours!r} for the "
+                f"small model and {theirs!r} for the large one; expected the same. Take both models from one family"
+            )
 
 
 class TargetLogits(nn.Module):
@@ -208,6 +221,7 @@ class TargetLogits(nn.Module):
         super().__init__()
         self.model = model
         self.fast = False
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(self, batch: Batch) -> Tensor:
         if batch.decoder_input_ids_BT is not None:
@@ -220,25 +234,48 @@ class TargetLogits(nn.Module):
             return logits_BTV[batch.target_mask].float()  # type: ignore[no-any-return]
         return self._fast(batch) if self.fast else self._own(batch)
 
+    @torch.no_grad()
+    def in_parts(self, batch: Batch, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
+        """forward(batch) piece by piece: the places of some target tokens and their float32 logits, at most
+        `max_logits` numbers at once (at least one token's)."""
+        num_rows = max(1, max_logits // self.model.get_output_embeddings().weight.shape[0])
+        whole = self._hidden(batch) if self.fast else self(batch)
+        for start in range(0, len(batch.target_ids_N), num_rows):
+            part = slice(start, min(start + num_rows, len(batch.target_ids_N)))
+            yield part, self._head(whole[part]) if self.fast else whole[part]
+
     def _own(self, batch: Batch) -> Tensor:
-        output = self.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False)
-        return output.logits[batch.target_mask].float()  # type: ignore[no-any-return]
+        """The model's own logits, from the first column on that holds a target position of any example."""
+        first = int(batch.target_mask.any(0).nonzero()[0]) if self._keeps else 0
+        keep = {"logits_to_keep": batch.target_mask.shape[1] - first} if self._keeps else {}
+        output = self.model(
+            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False, **keep
+        )
+        return output.logits[batch.target_mask[:, first:]].float()  # type: ignore[no-any-return]
 
     def _fast(self, batch: Batch) -> Tensor:
+        return self._head(self._hidden(batch))
+
+    def _hidden(self, batch: Batch) -> Tensor:
         hidden_BSD = self.model.base_model(
             input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False
         ).last_hidden_state
-        return self.model.get_output_embeddings()(hidden_BSD[batch.target_mask]).float()  # type: ignore[no-any-return]
+        return hidden_BSD[batch.target_mask]  # type: ignore[no-any-return]
+
+    def _head(self, hidden_ND: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden_ND).float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def choose_path(self, batch: Batch) -> bool:
         """Take the fast path where it gives the model's own logits on this batch; returns whether it does.
 
         An encoder-decoder's own logits are those of its target positions already. The head is scaled up by a power of
-        two for the comparison (and back, exactly), so that a soft cap shows also on weights that are nearly zero.
+        two for the comparison (and back, exactly), so that a soft cap shows also on weights that are nearly zero. Only
+        the last positions of each example are read: all logits of long prompts would take gigabytes.
         """
         if batch.decoder_input_ids_BT is not None:
             return False
+        batch = _excerpt(batch, num_positions=16)
         training = self.model.training
         self.model.eval()
         head = self.model.get_output_embeddings()
@@ -256,6 +293,22 @@ class TargetLogits(nn.Module):
             head.weight.div_(factor)
             self.model.train(training)
         return self.fast
+
+
+def _excerpt(batch: Batch, *, num_positions: int) -> Batch:
+    """The last positions of each example of a decoder's batch, at most `num_positions`, without padding."""
+    lengths_B = batch.attention_mask_BS.sum(1)
+    width = min(num_positions, int(lengths_B.min()))
+    places_BW = lengths_B[:, None] - width + torch.arange(width, device=lengths_B.device)
+    kept_BS = torch.zeros_like(batch.target_mask).scatter(1, places_BW, True)
+    kept_N = kept_BS[batch.target_mask]
+    return Batch(
+        input_ids_BS=batch.input_ids_BS.gather(1, places_BW),
+        attention_mask_BS=batch.attention_mask_BS.gather(1, places_BW),
+        target_mask=batch.target_mask.gather(1, places_BW),
+        target_ids_N=batch.target_ids_N[kept_N],
+        example_N=batch.example_N[kept_N],
+    )
 
 
 def position_limit(config: Any) -> int | None:

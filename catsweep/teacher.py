@@ -94,18 +94,20 @@ def teacher_pass(
     for start in range(0, len(data), batch_size):
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
-        logits_NV = module(batch)
         where = np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])
-        rank[where] = target_rank(logits_NV, batch.target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
-        logprobs_NV = logits_NV.log_softmax(1)
-        logprob[where] = logprobs_NV.gather(1, batch.target_ids_N[:, None]).squeeze(1).clamp(min=-60_000).cpu().numpy()
-        if distribution is not None:
-            probs_NV = logprobs_NV[:, :vocab_size].exp()
-            if distribution.kind == "top_k":
-                top = probs_NV.topk(entries, dim=1)
-                ids[where], weights[where] = top.indices.cpu().numpy(), top.values.cpu().numpy()
-            else:
-                ids[where] = torch.multinomial(probs_NV, entries, replacement=True, generator=generator).cpu().numpy()
+        for part, logits_NV in module.in_parts(batch):
+            here, target_ids_N = where[part], batch.target_ids_N[part]
+            rank[here] = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
+            logprobs_NV = logits_NV.log_softmax(1)
+            logprob[here] = logprobs_NV.gather(1, target_ids_N[:, None]).squeeze(1).clamp(min=-60_000).cpu().numpy()
+            if distribution is not None:
+                probs_NV = logprobs_NV[:, :vocab_size].exp()
+                if distribution.kind == "top_k":
+                    top = probs_NV.topk(entries, dim=1)
+                    ids[here], weights[here] = top.indices.cpu().numpy(), top.values.cpu().numpy()
+                else:
+                    drawn = torch.multinomial(probs_NV, entries, replacement=True, generator=generator)
+                    ids[here] = drawn.cpu().numpy()
     sampled = distribution is not None and distribution.kind == "sampled"
     return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from catsweep.data import sequence_batch
 from catsweep.errors import ModelError
@@ -82,6 +83,32 @@ def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(
     assert chosen.shape == (8, len(make_tokenizer(ByteTokenizer(), [])))
 
 
+@pytest.mark.parametrize("max_logits", [1, 3 * 259, 10**6], ids=["one", "three", "all"])
+@pytest.mark.parametrize(
+    "config", [config for config, _ in FAST], ids=lambda value: f"{value['model_type']}-{len(value)}"
+)
+def test_logits_in_parts_are_those_of_the_whole_batch(config: dict[str, Any], max_logits: int) -> None:
+    module, architecture = make(config)
+    batch = some_batch(architecture)
+    module.choose_path(batch)
+    with torch.no_grad():
+        whole = module(batch)
+    parts = list(module.in_parts(batch, max_logits))
+    assert len(parts) == {1: 8, 3 * 259: 3, 10**6: 1}[max_logits]
+    assert torch.allclose(torch.cat([logits for _, logits in parts]), whole, atol=1e-6)
+    assert [index for part, _ in parts for index in range(part.start, part.stop)] == list(range(8))
+
+
+def test_choosing_a_path_never_computes_all_logits_of_long_prompts() -> None:
+    module, architecture = make({"model_type": "llama", **SMALL})
+    prompts = [np.arange(3, 203, dtype=np.int32), np.arange(3, 103, dtype=np.int32)]
+    targets = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
+    seen = []
+    module.model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[2].numel() // 259))
+    assert module.choose_path(sequence_batch(prompts, targets, architecture=architecture, pad_id=0, start_id=None))
+    assert max(seen) <= 2 * 16
+
+
 @pytest.mark.parametrize(
     "spec", [ByteTokenizer(), CharTokenizer(), BpeTokenizer(vocab_size=320)], ids=lambda spec: spec.kind
 )
@@ -108,6 +135,42 @@ def test_a_pair_with_different_tokenisers_is_refused() -> None:
     config = load_config(ScratchModel(config={"model_type": "llama", **SMALL}), small)
     with pytest.raises(ModelError, match="1 of the small one's with another id, for example 'c'"):
         check_pair(small, large, config, config)
+
+
+def test_a_pair_with_one_vocabulary_that_reads_texts_differently_is_refused() -> None:
+    small, large = make_tokenizer(ByteTokenizer(), []), make_tokenizer(ByteTokenizer(), [])
+    config = load_config(ScratchModel(config={"model_type": "llama", **SMALL}), small)
+    check_pair(small, large, config, config)
+    large.backend_tokenizer.post_processor = processors.TemplateProcessing("<unk> $A", special_tokens=[("<unk>", 2)])
+    with pytest.raises(ModelError, match="token 0 is 'I' for the small model and '<unk>' for"):
+        check_pair(small, large, config, config)
+
+
+def test_a_tokeniser_without_a_padding_token_pads_with_its_end_token(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model = build_model(
+        ScratchModel(config={"model_type": "llama", **SMALL}), make_tokenizer(ByteTokenizer(), []), seed=0
+    )
+    model.save_pretrained(tmp_path)
+    loaded = load_tokenizer(PretrainedModel(pretrained=str(tmp_path)), [])
+    assert (loaded.pad_token_id, loaded.eos_token_id) == (1, 1)
+
+
+def test_a_bfloat16_checkpoint_takes_the_fast_path_and_gives_float32_logits(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    build_model(ScratchModel(config={"model_type": "llama", **SMALL}), tokenizer, seed=5).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    logits = {}
+    for dtype in ("float32", "bfloat16"):
+        module = TargetLogits(build_model(PretrainedModel(pretrained=str(tmp_path), dtype=dtype), tokenizer, seed=0))
+        assert module.model.dtype == getattr(torch, dtype)
+        assert module.choose_path(some_batch("decoder"))
+        with torch.no_grad():
+            logits[dtype] = module(some_batch("decoder"))
+        assert logits[dtype].dtype == torch.float32
+    assert torch.allclose(logits["bfloat16"], logits["float32"], atol=0.02)
 
 
 def test_a_decoder_and_an_encoder_decoder_are_no_pair() -> None:
