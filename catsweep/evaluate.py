@@ -5,6 +5,7 @@ Decoding is greedy; log-probabilities are the model's own, without any processor
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -62,7 +63,15 @@ def evaluate(
         lengths = tokens.prompts.lengths[chosen]
 
         def answer_batch(batch: NDArray[np.int64]) -> list[Answer]:
-            return generate(module, tokenizer, tokens, batch, architecture=architecture, max_new_tokens=new_tokens)
+            return generate(
+                module,
+                tokenizer,
+                tokens,
+                batch,
+                architecture=architecture,
+                max_new_tokens=new_tokens,
+                until=task.generation_kwargs.until,
+            )
     else:
         choices_a_row = np.diff(tokens.choice_offsets)
         batch_size = max(1, batch_size // max(1, int(choices_a_row.max(initial=1))))
@@ -135,8 +144,13 @@ def generate(
     *,
     architecture: Architecture,
     max_new_tokens: int,
+    until: Sequence[str] = (),
 ) -> list[Answer]:
-    """Greedy answers to a batch of prompts, with the statistics of every output token, the end token included."""
+    """Greedy answers to a batch of prompts, with the statistics of every output token, the end token included.
+
+    until: texts that end an answer. The output is what stands before the first of them; its tokens are those that had
+    to be generated to see it.
+    """
     model = module.model
     device = model.device
     prompts = [data.prompts[index] for index in indices]
@@ -168,13 +182,27 @@ def generate(
     statistics = torch.stack(recorder.steps, dim=1).cpu().numpy()
     ended = (new_BT == tokenizer.eos_token_id).cpu().numpy()
     lengths = np.where(ended.any(1), ended.argmax(1) + 1, new_BT.shape[1])
-    outputs = tokenizer.batch_decode(
-        [row[:length].tolist() for row, length in zip(new_BT, lengths, strict=True)], skip_special_tokens=True
-    )
+    tokens = [row[:length].tolist() for row, length in zip(new_BT, lengths, strict=True)]
+    ends = [_cut(tokenizer, ids, until) for ids in tokens]
     return [
-        Answer(output.strip(), len(prompt), *_columns(statistics[row, :length]))
-        for row, (output, prompt, length) in enumerate(zip(outputs, prompts, lengths, strict=True))
+        Answer(output.strip(), len(prompt), *_columns(statistics[row, :num_tokens]))
+        for row, ((output, num_tokens), prompt) in enumerate(zip(ends, prompts, strict=True))
     ]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> tuple[str, int]:
+    """The text of output tokens before the first text of `until`, and how many tokens it takes to see that text."""
+
+    def decode(num_tokens: int) -> str:
+        text: str = tokenizer.decode(ids[:num_tokens], skip_special_tokens=True)
+        return text
+
+    text = decode(len(ids))
+    places = [text.find(stop) for stop in until if stop in text]
+    if not places:
+        return text, len(ids)
+    needed = bisect_left(range(len(ids)), True, key=lambda n: any(stop in decode(n) for stop in until))
+    return text[: min(places)], needed
 
 
 @torch.no_grad()

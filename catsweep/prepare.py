@@ -125,6 +125,8 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
         max_train_rows=spec.data.max_train_rows,
         max_evaluation_rows=spec.data.max_evaluation_rows,
         cache=root / "cache",
+        data_root=spec.data_folder,
+        verify=spec.data.verify,
     )
     finetune = spec.large.finetune
     if finetune is not None:
@@ -133,8 +135,8 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
     limits = [spec.training.max_prompt_tokens, spec.training.max_target_tokens]
     data_key = digest(
         [
-            *[1, task.data_key(), source_fingerprint(task), tokenizer_key(tokenizer), architecture],
-            *[spec.data.to_json(), *limits, finetune.holdout if finetune else None],
+            *[1, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
+            *[spec.data.data_key(), *limits, finetune.holdout if finetune else None],
         ]
     )
     large_key = digest([1, data_key, model_key(spec.large)])
@@ -186,7 +188,7 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     facts = {
         "keys": inputs.keys,
         "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
-        "source": source_fingerprint(task),
+        "source": source_fingerprint(task, spec.data_folder),
         "small": model_key(spec.small),
         "architecture": inputs.architecture,
         "large_shape": model_shape(large.config).to_dict(),
@@ -256,7 +258,7 @@ def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> N
     for task in tasks:
         path = prepared_path(root, spec.name, task.task)
         known = read_json(path) if path.exists() else {}
-        for name, now in (("source", source_fingerprint(task)), ("small", model_key(spec.small))):
+        for name, now in (("source", source_fingerprint(task, spec.data_folder)), ("small", model_key(spec.small))):
             if known.get(name, now) != now:
                 what = "the data of the task" if name == "source" else "the small model's checkpoint"
                 raise SweepChangedError(

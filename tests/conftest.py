@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from catsweep.spec.load import Sweep, load_sweep
+from catsweep.spec.task import TaskSpec
+
+MakeTask = Callable[..., TaskSpec]
 
 TINY_LLAMA = {
     "model_type": "llama",
@@ -86,5 +89,26 @@ def make_sweep(task_folder: Path) -> Callable[..., Sweep]:
         path = task_folder / "sweep.yaml"
         path.write_text(json.dumps(document))
         return load_sweep(path)
+
+    return make
+
+
+@pytest.fixture
+def make_task() -> MakeTask:
+    """A generation task over columns `question` and `answer`; keywords replace its fields."""
+
+    def make(**fields: Any) -> TaskSpec:
+        settings: dict[str, Any] = {
+            "task": "toy",
+            "group": "toys",
+            "source": {"kind": "files", "format": "jsonl", "train": "train.jsonl"},
+            "output_type": "generate_until",
+            "doc_to_text": "{{question}}",
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "exact_match"}],
+        }
+        if "doc_to_choice" in fields:
+            settings |= {"output_type": "multiple_choice", "metric_list": [{"metric": "accuracy"}]}
+        return TaskSpec.model_validate(settings | fields)
 
     return make

@@ -162,3 +162,21 @@ def test_token_statistics_by_hand() -> None:
 def test_a_masked_token_adds_nothing_to_the_entropy() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf]])
     assert token_statistics(logits)[0, 1].item() == pytest.approx(np.log(2))
+
+
+def test_an_answer_ends_before_the_first_stop_text_and_keeps_the_tokens_that_it_took_to_see_it() -> None:
+    module, split = make(LLAMA), some_split()
+
+    def answer(num_tokens: int, *until: str) -> Answer:
+        found = generate(
+            module, TOKENIZER, split, np.array([3]), architecture="decoder", max_new_tokens=num_tokens, until=until
+        )
+        return found[0]
+
+    whole = answer(24)
+    assert whole.output.count("SN") == 1
+    cut = answer(24, "never", "S\n", "SN")
+    assert cut.output == whole.output[: whole.output.index("SN")].strip()
+    seen_first = next(num for num in range(1, 25) if "SN" in answer(num).output)
+    np.testing.assert_allclose(cut.token_logprobs, whole.token_logprobs[:seen_first], atol=1e-5)
+    close(answer(24, "never"), whole)

@@ -26,7 +26,12 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
     code = 0
     for task in sweep.tasks:
         try:
-            rows = preview(task, 3, cache=storage_root(out) / "cache")
+            rows = preview(
+                task,
+                cache=storage_root(out) / "cache",
+                data_root=sweep.spec.data_folder,
+                verify=sweep.spec.data.verify,
+            )
         except CatsweepError as error:
             errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = 2

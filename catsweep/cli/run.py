@@ -41,7 +41,8 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
 
 def _done_key(root: Path, sweep: Sweep, uri: str) -> str:
     """A key of what was asked for, what is on storage, and where it was logged."""
-    wanted = [sweep.spec.to_json(), [[task.to_json(), source_fingerprint(task)] for task in sweep.tasks]]
+    folder = sweep.spec.data_folder
+    wanted = [sweep.spec.to_json(), [[task.to_json(), source_fingerprint(task, folder)] for task in sweep.tasks]]
     return digest([wanted, results_key(root, sweep.spec.name), uri])
 
 

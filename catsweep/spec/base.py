@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -28,6 +28,9 @@ class Mismatch(ValueError):
 class Spec(BaseModel):
     """A frozen piece of settings. YAML reads `1e-5` as text; pydantic turns numeric text into the number that a
     field asks for, so specs see numbers."""
+
+    other_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that a YAML file may have besides the fields; whoever reads the file takes them away."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 

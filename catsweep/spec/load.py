@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.resources
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
+from catsweep.spec.base import Spec
 from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
+from catsweep.spec.include import read_with_includes
 from catsweep.spec.search import DEFAULT_STRATIFY
+from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
-from catsweep.spec.task import FilesSource, TaskSpec
+from catsweep.spec.task import FLAT_KEYS, TaskSpec
 from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import (
     Document,
@@ -25,6 +30,7 @@ from catsweep.spec.yaml import (
     validation_problems,
 )
 
+DATA_ROOT_VARIABLE = "CATSWEEP_DATA"
 FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 """Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
 
@@ -51,6 +57,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
         apply_override(document, override)
     problems: list[Problem] = []
     spec: SweepSpec | None = None
+    _set_data_root(document)
     try:
         spec = SweepSpec.model_validate(document.data)
     except ValidationError as error:
@@ -65,6 +72,15 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
     if problems or spec is None:
         raise SpecError(problems)
     return Sweep(spec, tasks, document)
+
+
+def _set_data_root(document: Document) -> None:
+    """Make `data_root` absolute: relative to the file in which it stands, else CATSWEEP_DATA. Workers, which may have
+    another environment, get it with the spec."""
+    given = document.data.get("data_root", os.environ.get(DATA_ROOT_VARIABLE))
+    if isinstance(given, str) and given:
+        folder = document.path.parent if "data_root" in document.data else Path()
+        document.data["data_root"] = str((folder / Path(given).expanduser()).resolve())
 
 
 def space_problems(document: Document) -> list[Problem]:
@@ -133,11 +149,15 @@ def search_spaces_folder() -> Path:
 
 
 def task_files(folder: Path | None = None) -> dict[str, Path]:
-    """All shipped task files (and those beside a sweep file, which win) by task name, taken from their paths."""
+    """All shipped task files (and those beside a sweep file, which win) by task name, taken from their paths.
+
+    Files whose names begin with an underscore are there to be included.
+    """
     found: dict[str, Path] = {}
     for root in (search_spaces_folder() / "tasks", folder / "tasks" if folder else None):
         if root is not None and root.is_dir():
-            found |= {str(file.relative_to(root).with_suffix("")): file for file in sorted(root.rglob("*.yaml"))}
+            files = [file for file in sorted(root.rglob("*.yaml")) if not file.name.startswith("_")]
+            found |= {str(file.relative_to(root).with_suffix("")): file for file in files}
     return found
 
 
@@ -186,33 +206,46 @@ def resolve_tasks(names: list[str], document: Document) -> tuple[tuple[TaskSpec,
 
 
 def load_task(path: Path) -> TaskSpec:
-    """Read one task file; file names in it are relative to its folder. Raises SpecError."""
-    document = read_yaml(path)
+    """Read one task file with what it includes; file names in it are relative to the file in which they stand. Raises
+    SpecError."""
+    document = read_with_includes(path)
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), found=type(document.data).__name__, expected="a map of settings")])
+    if "source" in document.data and (flat := [key for key in FLAT_KEYS if key in document.data]):
+        expected = "either `source` or the keys of a hub source at the top level"
+        raise SpecError([document.problem((key,), found=f"{key!r} beside `source`", expected=expected) for key in flat])
     try:
         task = TaskSpec.model_validate(document.data)
     except ValidationError as error:
-        raise SpecError(validation_problems(error, document, TaskSpec)) from None
-    if isinstance(task.source, FilesSource):
-        task = task.model_copy(update={"source": _absolute(task.source, path.parent.resolve())})
-    return task
+        origin: dict[KeyPath, KeyPath] = {(): ()}
+        if "source" not in document.data and "dataset_path" in document.data:
+            origin[("source",)] = ()
+            origin |= {("source", key): (key,) for key in FLAT_KEYS}
+        raise SpecError(validation_problems(error, document, TaskSpec, origin=origin)) from None
+    return task.model_copy(update={"source": _absolute(task.source, document, ("source",))})
 
 
-def _absolute(source: FilesSource, folder: Path) -> FilesSource:
-    def resolve(value: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        if isinstance(value, dict):
-            return {key: str(folder / name) for key, name in value.items()}
-        return None if value is None else str(folder / value)
+AnySource = TypeVar("AnySource", bound=Spec)
 
-    update = {name: resolve(getattr(source, name)) for name in ("train", "validation", "test")}
+
+def _absolute(source: AnySource, document: Document, keys: KeyPath) -> AnySource:
+    """The source with its files at absolute paths."""
+    given = [name for name in ("train", "validation", "test") if getattr(source, name, None) is not None]
+    update: dict[str, Any] = {}
+    if isinstance(source, SplitsSource):
+        update = {name: _absolute(getattr(source, name), document, (*keys, name)) for name in given}
+    elif isinstance(source, FilesSource):
+        for name in given:
+            value, folder = getattr(source, name), document.file_of((*keys, name)).parent.resolve()
+            is_map = isinstance(value, dict)
+            update[name] = {key: str(folder / file) for key, file in value.items()} if is_map else str(folder / value)
     return source.model_copy(update=update)
 
 
 def _by_tag(files: dict[str, Path]) -> dict[str, list[Path]]:
     tags: dict[str, list[Path]] = {}
     for file in files.values():
-        data = read_yaml(file).data
+        data = read_with_includes(file).data
         if isinstance(data, dict):
             for tag in [*(data.get("tag") or []), data.get("group")]:
                 tags.setdefault(str(tag), []).append(file)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from catsweep.spec.base import Name, Spec
+from catsweep.spec.base import Json, Name, Spec
 from catsweep.spec.model import LargeSpec, SmallSpec
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
 from catsweep.spec.task import TaskSpec
@@ -35,6 +36,13 @@ class DataSpec(Spec):
 
     max_train_rows: int | None = Field(None, description="Use at most so many training rows", ge=10)
     max_evaluation_rows: int | None = Field(None, description="Use at most so many rows of every other split", ge=10)
+    verify: Literal["all", "schema"] = Field(
+        "all", description="Compare datasets with all that their task expects of them, or leave row counts uncompared"
+    )
+
+    def data_key(self) -> Json:
+        """What determines which rows are used."""
+        return self.model_dump(mode="json", exclude={"verify"})
 
 
 class CascadeSpec(Spec):
@@ -89,8 +97,19 @@ class SweepSpec(Spec):
     training: TrainingSpec = Field(description="Settings of every training run; the space draws over them")
     search: SearchSpec = Field(SearchSpec(), description="What is searched and how")
     data: DataSpec = Field(DataSpec(), description="Limits on rows")
+    data_root: str | None = Field(
+        None,
+        description="Folder with copies of hub datasets and test sets, as `catsweep fetch` writes it; relative to this "
+        "file. Default: CATSWEEP_DATA. What it holds is not looked for on the hub",
+        min_length=1,
+    )
     cascade: CascadeSpec = Field(CascadeSpec(), description="Deferral rules and cost models")
     resources: ResourcesSpec = Field(ResourcesSpec(), description="What trials hold on the cluster")
+
+    @property
+    def data_folder(self) -> Path | None:
+        """`data_root` as a path."""
+        return None if self.data_root is None else Path(self.data_root)
 
 
 class TrialSpec(Spec):

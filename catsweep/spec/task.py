@@ -5,63 +5,13 @@ Field names follow lm-evaluation-harness where it has one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from catsweep.spec.base import Json, Name, Spec, TaskName
-from catsweep.spec.package import PackageReader
-
-
-class HubSource(Spec):
-    """A dataset of the Hugging Face hub, or a local folder in its layout. Parquet only, no remote code."""
-
-    kind: Literal["hub"] = "hub"
-    dataset_path: str = Field(
-        description="Path on the hub, for example `google/boolq`, or a local folder", min_length=1
-    )
-    dataset_name: str | None = Field(None, description="Configuration of the dataset")
-    revision: str | None = Field(None, description="Commit or tag; part of the cache key")
-    data_files: dict[str, str] | None = Field(None, description="Split name -> file or pattern below dataset_path")
-    training_split: str = Field("train", description="Split to train on")
-    validation_split: str | None = Field(None, description="Split for selection; cut from training where absent")
-    test_split: str | None = Field(None, description="Split for reported numbers; cut from training where absent")
-
-
-class FilesSource(Spec):
-    """Files that lie beside the YAML or at absolute paths.
-
-    jsonl, csv, tsv and parquet give one row a record. `text` reads aligned plain-text files: line i of each file is
-    column `name` of row i.
-    """
-
-    kind: Literal["files"] = "files"
-    format: Literal["jsonl", "csv", "tsv", "parquet", "text"] = Field(description="How to read the files")
-    train: str | dict[str, str] = Field(description="File of the training rows; for `text` a map column -> file")
-    validation: str | dict[str, str] | None = Field(None, description="File for selection; cut from train where absent")
-    test: str | dict[str, str] | None = Field(
-        None, description="File for reported numbers; cut from train where absent"
-    )
-
-    @model_validator(mode="after")
-    def _text_has_columns(self) -> FilesSource:
-        for split in ("train", "validation", "test"):
-            value = getattr(self, split)
-            if value is not None and (self.format == "text") != isinstance(value, dict):
-                wanted = "a map column -> file" if self.format == "text" else "one file name"
-                raise ValueError(f"`{split}` of format {self.format} takes {wanted}")
-        return self
-
-
-class PackageSource(Spec):
-    """Rows that an installed Python package ships, read at run time. They form one pool that catsweep cuts."""
-
-    kind: Literal["package"] = "package"
-    reader: PackageReader = Field(description="Which package's data, and which part of it")
-
-
-Source = Annotated[HubSource | FilesSource | PackageSource, Field(discriminator="kind")]
-
+from catsweep.spec.process import ProcessStep
+from catsweep.spec.source import HubSource, Source
 
 MetricName = Literal[
     "accuracy",
@@ -112,6 +62,9 @@ class GenerationKwargs(Spec):
     """How an answer is generated. Decoding is greedy."""
 
     max_gen_toks: int = Field(64, description="At most so many output tokens, the end token included", ge=1, le=8192)
+    until: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Texts that end an answer: it is cut before the first of them, and metrics see what is left"
+    )
 
 
 class TaskMetadata(Spec):
@@ -121,28 +74,62 @@ class TaskMetadata(Spec):
     notes: str = Field("", description="What a reader should know")
 
 
+Template = Annotated[str, Field(min_length=1)]
+
+FLAT_KEYS = tuple(name for name in HubSource.model_fields if name != "kind")
+"""Keys of `source` that may stand at the top level of a task file, as in lm-evaluation-harness."""
+
+_ADDED_SINCE = ("process", "num_templates", "template_seed", "doc_to_reference")
+"""Fields that left the keys of caches as they were when they came: they count where they differ from the default."""
+
+
+def nest_flat_source(data: Any) -> Any:
+    """A task's settings with the keys of a flat task file moved below `source`."""
+    if not isinstance(data, dict) or "source" in data or "dataset_path" not in data:
+        return data
+    source = {"kind": "hub"} | {name: data[name] for name in FLAT_KEYS if name in data}
+    return {name: value for name, value in data.items() if name not in FLAT_KEYS} | {"source": source}
+
+
 class TaskSpec(Spec):
-    """One task, one YAML file."""
+    """One task, one YAML file.
+
+    The keys of a hub source may stand at the top level, without `source`. `include: FILE` or a list of files, relative
+    to the file itself, gives defaults: maps are merged, all else is replaced, and the first of several files wins.
+    """
+
+    other_keys: ClassVar[tuple[str, ...]] = (*FLAT_KEYS, "include")
 
     task: TaskName = Field(description="Name of the task, as a sweep lists it")
     group: Name = Field(description="Kind of task; kinds weigh equally in macro means")
     tag: list[Name] = Field([], description="Further names under which a sweep can list the task")
-    source: Source = Field(description="Where the rows come from")
+    source: Source = Field(description="Where the rows come from, or the keys of a hub source at the top level")
+    process: list[ProcessStep] = Field([], description="Steps on the rows of every split, before the templates")
     output_type: Literal["multiple_choice", "generate_until"] = Field(description="Score given choices, or generate")
-    doc_to_text: str = Field(description="Jinja2 template of the prompt", min_length=1)
-    doc_to_target: str = Field(
-        description="Jinja2 template of the answer, or the name of a column; a list column holds several accepted "
-        "answers, the first of which is trained on. For multiple_choice: the choice's text or its index",
-        min_length=1,
+    doc_to_text: Template | list[Template] = Field(
+        description="Jinja2 template of the prompt, or several: each example uses one, drawn by a hash of its id"
+    )
+    num_templates: int | None = Field(None, description="Use the first so many templates; 1: a fixed prompt", ge=1)
+    template_seed: int = Field(0, description="Another seed draws other templates", ge=0)
+    doc_to_target: Template = Field(
+        description="Jinja2 template of the answer, or the name of a column; a list holds several accepted answers, the "
+        "first of which is trained on. For multiple_choice: the choice's text or its index"
     )
     doc_to_choice: list[str] | str | None = Field(
-        None, description="multiple_choice: the choices, each a template, or the name of a list column"
+        None,
+        description="multiple_choice: the choices, each a template; or the name of a list column, or a template `{{...}}` "
+        "that gives a list",
     )
-    doc_to_group: str | list[str] | None = Field(
+    doc_to_reference: Template | None = Field(
+        None,
+        description="What metrics compare answers with, where it is not the target: a template or the name of a column; "
+        "a list holds several accepted answers",
+    )
+    doc_to_group: Template | list[Template] | None = Field(
         None,
         description="Template of the group key, or several: rows that share any key, also through other rows, never "
-        "lie in two splits. Default: the prompt; for packages the reader's own key, column `group`",
-        min_length=1,
+        "lie in two splits. Default: the prompt (by the first template); for packages the reader's own key, column "
+        "`group`",
     )
     target_delimiter: str = Field(" ", description="Stands between prompt and answer", max_length=8)
     normalize: Literal["sum", "tokens"] = Field(
@@ -151,6 +138,11 @@ class TaskSpec(Spec):
     generation_kwargs: GenerationKwargs = Field(GenerationKwargs(), description="Limits of generation")
     metric_list: list[MetricSpec] = Field(description="Metrics; the first is the one that is searched", min_length=1)
     metadata: TaskMetadata = Field(TaskMetadata(), description="Version and notes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_source(cls, data: Any) -> Any:
+        return nest_flat_source(data)
 
     @model_validator(mode="after")
     def _choices_fit_output_type(self) -> TaskSpec:
@@ -164,10 +156,41 @@ class TaskSpec(Spec):
             raise ValueError("a metric stands twice in metric_list")
         return self
 
+    @model_validator(mode="after")
+    def _templates_are_there(self) -> TaskSpec:
+        num_given = len(self.doc_to_text) if isinstance(self.doc_to_text, list) else 1
+        if num_given == 0:
+            raise ValueError("`doc_to_text` is an empty list; write at least one template")
+        if self.num_templates is not None and self.num_templates > num_given:
+            raise ValueError(f"num_templates is {self.num_templates}, but `doc_to_text` has {num_given} templates")
+        return self
+
+    @property
+    def prompt_templates(self) -> list[str]:
+        """The templates that examples use, at least one."""
+        templates = [self.doc_to_text] if isinstance(self.doc_to_text, str) else self.doc_to_text
+        return templates[: self.num_templates]
+
     def data_key(self) -> Json:
-        """What determines the rows, prompts and targets of this task: the part of the spec that caches depend on."""
+        """What determines the rows, prompts and targets of this task: the part of the spec that caches depend on.
+
+        Where rows lie does not count, since their content does (see tasks.fingerprint).
+        """
         left_out = {"task", "group", "tag", "metric_list", "metadata", "normalize"}
         data = self.model_dump(mode="json", exclude=left_out) | {"version": self.metadata.version}
-        if isinstance(self.source, FilesSource):  # the content of files counts (see tasks.fingerprint), not their place
-            data["source"] = {"format": self.source.format}
+        for name in _ADDED_SINCE:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        if not self.generation_kwargs.until:
+            del data["generation_kwargs"]["until"]
+        data["source"] = _without_places(data["source"])
         return data
+
+
+def _without_places(source: Json) -> Json:
+    """A source as JSON without the places of its rows and its checks."""
+    if source["kind"] == "files":
+        return {"format": source["format"]}
+    if source["kind"] == "splits":
+        return {name: _without_places(part) if isinstance(part, dict) else part for name, part in source.items()}
+    return {name: value for name, value in source.items() if name not in ("alternatives", "expect")}

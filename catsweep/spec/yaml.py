@@ -23,13 +23,17 @@ MAX_NODES = 100_000
 
 @dataclass
 class Document:
-    """One YAML file as plain data. `lines` maps a path of keys to its line; `sources` names another origin, such as
-    an override of the command line."""
+    """One YAML file as plain data, with what it includes.
+
+    lines: a path of keys -> its line. files: the file of paths that stand in another one than `path`. sources: another
+    origin of a path, such as an override of the command line.
+    """
 
     path: Path
     data: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
     sources: dict[KeyPath, str] = field(default_factory=dict)
+    files: dict[KeyPath, Path] = field(default_factory=dict)
 
     def where(self, keys: KeyPath) -> str:
         """FILE:LINE of the deepest part of the path that the document has."""
@@ -37,8 +41,13 @@ class Document:
             if keys[:length] in self.sources:
                 return self.sources[keys[:length]]
             if keys[:length] in self.lines:
-                return f"{self.path}:{self.lines[keys[:length]]}"
+                return f"{self.file_of(keys[:length])}:{self.lines[keys[:length]]}"
         return f"{self.path}:1"
+
+    def file_of(self, keys: KeyPath) -> Path:
+        """The file in which the deepest known part of a path stands."""
+        known = next((keys[:length] for length in range(len(keys), -1, -1) if keys[:length] in self.lines), ())
+        return self.files.get(known, self.path)
 
     def problem(self, keys: KeyPath, *, found: str, expected: str, hint: str = "") -> Problem:
         """A problem at a path of this document."""
@@ -207,7 +216,7 @@ def _problem(
     detail: ErrorDetails, document: Document, keys: KeyPath, spec: type[Spec] | None, name: str | None
 ) -> Problem:
     kind, value = detail["type"], detail["input"]
-    fields = sorted(spec.model_fields) if spec else []
+    fields = sorted([*spec.model_fields, *spec.other_keys]) if spec else []
     if kind == "extra_forbidden":
         return document.problem(
             keys,

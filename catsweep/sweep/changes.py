@@ -12,7 +12,7 @@ from catsweep.spec.base import Json
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import SweepSpec
-from catsweep.spec.task import FilesSource, TaskSpec
+from catsweep.spec.task import TaskSpec
 
 _NOTHING = "nothing"
 
@@ -46,6 +46,7 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> Json:
     for name in ("num_samples", "confirm_seeds", "stratify", "space"):
         del search[name]
     parts = strata(training_tree(spec), spec.search.stratify)
+    del data["data"]["verify"]
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
         "cascade.deferral.0": spec.cascade.deferral[0],
@@ -55,11 +56,8 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> Json:
 
 
 def _task(task: TaskSpec) -> Json:
-    """A task without the places of its files, whose content is checked elsewhere (prepare.check_sources)."""
-    data = task.to_json()
-    if isinstance(task.source, FilesSource):
-        data["source"] = {"format": task.source.format}
-    return data
+    """A task without the places of its rows, whose content is checked elsewhere (prepare.check_sources)."""
+    return task.to_json() | {"source": task.data_key()["source"]}
 
 
 def _plain(node: Node) -> Any:

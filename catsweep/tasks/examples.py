@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from catsweep import records
 from catsweep.spec.base import Json
-from catsweep.spec.task import FilesSource, HubSource, PackageSource, TaskSpec
-from catsweep.tasks.files import read_files
-from catsweep.tasks.hub import read_hub
-from catsweep.tasks.package import read_package
-from catsweep.tasks.render import Place, render, render_group_keys
+from catsweep.spec.source import PackageSource
+from catsweep.spec.task import TaskSpec
+from catsweep.tasks.process import apply_steps
+from catsweep.tasks.render import Place, choose_template, render, render_group_keys
+from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
 from catsweep.tasks.splits import SPLITS, cap, components, cut
 
 __all__ = ["SPLITS", "Example", "TaskData", "load_examples", "load_task_data", "preview"]
@@ -28,8 +27,8 @@ class Example:
     """One row of a task as text.
 
     id: unique within the task and stable. group: rows of one group never lie in two splits. prompt: without the
-    delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers,
-    the target first. choices and label: empty and -1 for generation.
+    delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers; the
+    target is the first of them unless the task has `doc_to_reference`. choices and label: empty and -1 for generation.
     """
 
     id: str
@@ -55,10 +54,17 @@ def load_examples(
     max_train_rows: int | None = None,
     max_evaluation_rows: int | None = None,
     cache: Path | None = None,
+    data_root: Path | None = None,
+    verify: Verify = "all",
 ) -> dict[str, list[Example]]:
     """The examples of train, validation, calibration and test; see `load_task_data`."""
     return load_task_data(
-        task, max_train_rows=max_train_rows, max_evaluation_rows=max_evaluation_rows, cache=cache
+        task,
+        max_train_rows=max_train_rows,
+        max_evaluation_rows=max_evaluation_rows,
+        cache=cache,
+        data_root=data_root,
+        verify=verify,
     ).splits
 
 
@@ -68,14 +74,17 @@ def load_task_data(
     max_train_rows: int | None = None,
     max_evaluation_rows: int | None = None,
     cache: Path | None = None,
+    data_root: Path | None = None,
+    verify: Verify = "all",
 ) -> TaskData:
-    """Read, cut and render a task.
+    """Read, process, cut and render a task.
 
     max_train_rows, max_evaluation_rows: cap of train, and of each of the other splits, after the cut; the kept rows
-    are the first groups by hash. cache: folder of caches, for pools of packages; default `<storage root>/cache`.
-    Splits keep the order of the source. Raises DataError.
+    are the first groups by hash. cache, data_root, verify: see `Reading`. Splits keep the order of the source. Raises
+    DataError.
     """
-    rows = _read_source(task, cache)
+    reading = _reading(cache, data_root, verify)
+    rows = {split: _rows(task, split, reading) for split in given_splits(task.source)}
     places = {split: _Places(task, _name(task, split), rows[split]) for split in rows}
     groups = _groups(places)
     division = cut(groups, task.task)
@@ -102,49 +111,43 @@ def load_task_data(
     return TaskData(splits, facts)
 
 
-def preview(task: TaskSpec, num_rows: int = 3, *, cache: Path | None = None) -> list[Example]:
-    """The first rows of the training source, rendered; no more than these are read where the source allows it.
+def preview(
+    task: TaskSpec,
+    num_rows: int = 3,
+    *,
+    cache: Path | None = None,
+    data_root: Path | None = None,
+    verify: Verify = "all",
+) -> list[Example]:
+    """The first rows of the training source, rendered; no more than these are read where source and steps allow it.
 
     Their group keys are those of these rows alone. Raises DataError.
     """
-    source = task.source
-    match source:
-        case HubSource():
-            rows = read_hub(source, source.training_split, num_rows)
-        case FilesSource():
-            rows = read_files(source, "train", num_rows)
-        case PackageSource():
-            rows = read_package(source, _cache(cache))[:num_rows]
-        case _:
-            assert_never(source)
+    rows = _rows(task, "train", _reading(cache, data_root, verify), num_rows)[:num_rows]
     places = _Places(task, _name(task, "train"), rows)
     groups = _groups({"train": places})["train"]
     return [places.example(index, group) for index, group in enumerate(groups)]
 
 
+def _rows(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
+    """The processed rows of a given split; the first `num_rows`, and maybe more of them."""
+    if not task.process:
+        return read_split(task.source, split, reading, num_rows)
+    place = f"task {task.task}, split {_name(task, split)}"
+    read = None if num_rows is None else max(100, 10 * num_rows)
+    rows = apply_steps(task.process, read_split(task.source, split, reading, read), place)
+    if num_rows is not None and len(rows) < num_rows:  # the steps dropped nearly all of the first rows
+        return apply_steps(task.process, read_split(task.source, split, reading), place)
+    return rows
+
+
+def _reading(cache: Path | None, data_root: Path | None, verify: Verify) -> Reading:
+    given = {"cache": cache, "data_root": data_root}
+    return Reading(**{name: path for name, path in given.items() if path is not None}, verify=verify)
+
+
 def _name(task: TaskSpec, split: str) -> str:
-    """What the source itself calls a split: the test split of RTE is the public `validation`."""
-    source = task.source
-    if isinstance(source, HubSource):
-        names = {"train": source.training_split, "validation": source.validation_split, "test": source.test_split}
-        return names[split] or split
-    return split
-
-
-def _read_source(task: TaskSpec, cache: Path | None) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each split that the source gives: "train", and "validation" and "test" where there are any."""
-    source = task.source
-    match source:
-        case HubSource():
-            names = {"train": source.training_split, "validation": source.validation_split, "test": source.test_split}
-            return {split: read_hub(source, name) for split, name in names.items() if name is not None}
-        case FilesSource():
-            given = [split for split in ("train", "validation", "test") if getattr(source, split) is not None]
-            return {split: read_files(source, split) for split in given}
-        case PackageSource():
-            return {"train": read_package(source, _cache(cache))}
-        case _:
-            assert_never(source)
+    return given_splits(task.source).get(split, split)
 
 
 def _groups(places: Mapping[str, _Places]) -> dict[str, list[str]]:
@@ -152,10 +155,6 @@ def _groups(places: Mapping[str, _Places]) -> dict[str, list[str]]:
     keys = {split: [here.group_keys(index) for index in range(len(here.rows))] for split, here in places.items()}
     merged = iter(components([row_keys for split_keys in keys.values() for row_keys in split_keys]))
     return {split: [next(merged) for _ in split_keys] for split, split_keys in keys.items()}
-
-
-def _cache(cache: Path | None) -> Path:
-    return cache or records.storage_root() / "cache"
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ class _Places:
     rows: list[dict[str, Any]]
 
     def row_id(self, index: int) -> str:
-        """The reader's own id for rows of packages, else `train:17`, where 0 is the first row."""
-        if isinstance(self.task.source, PackageSource):
+        """The reader's own id for rows of packages, else `train:17`, where 0 is the first row after `process`."""
+        if self._has_ids:
             return str(self.rows[index]["id"])
         return f"{self.name}:{index}"
 
@@ -177,14 +176,15 @@ class _Places:
 
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
-        if isinstance(self.task.source, PackageSource) and self.task.doc_to_group is None:
+        if self._has_ids and self.task.doc_to_group is None:
             return (str(row["group"]),)
         return render_group_keys(self.task, row, self.place(index))
 
     def example(self, index: int, group: str) -> Example:
-        texts = render(self.task, self.rows[index], self.place(index))
+        row_id = self.row_id(index)
+        texts = render(self.task, self.rows[index], self.place(index), template=choose_template(self.task, row_id))
         return Example(
-            id=self.row_id(index),
+            id=row_id,
             group=group,
             prompt=texts.prompt,
             target=texts.target,
@@ -192,3 +192,9 @@ class _Places:
             choices=texts.choices,
             label=texts.label,
         )
+
+    @property
+    def _has_ids(self) -> bool:
+        """Readers of packages give ids and groups; a step that makes several rows of one would repeat them."""
+        steps_repeat = any(step.kind == "explode_turns" for step in self.task.process)
+        return isinstance(self.task.source, PackageSource) and not steps_repeat

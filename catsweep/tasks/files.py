@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catsweep.errors import DataError
-from catsweep.spec.task import FilesSource
+from catsweep.spec.source import FilesSource
 
 MAX_FIELD_CHARACTERS = 100_000_000
 

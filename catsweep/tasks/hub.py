@@ -7,7 +7,6 @@ A local folder is tried first: CATSWEEP_DATA joined with `dataset_path`, then `d
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catsweep.errors import DataError
-from catsweep.spec.task import HubSource
+from catsweep.spec.source import HubSource
 from catsweep.spec.yaml import did_you_mean
 
 DATA_FOLDER_VARIABLE = "CATSWEEP_DATA"
 
 
-def read_hub(source: HubSource, split: str, max_rows: int | None = None) -> list[dict[str, Any]]:
+def read_hub(
+    source: HubSource, split: str, max_rows: int | None = None, *, data_root: Path | None = None
+) -> list[dict[str, Any]]:
     """The rows of a split, named as the dataset names it; the first `max_rows` of them. Raises DataError."""
-    folder = local_folder(source)
+    folder = local_folder(source, data_root)
     if folder is not None:
         rows = _local_rows(_local_files(source, folder, split))
         return list(itertools.islice(rows, max_rows))
-    return _remote_rows(source, split, max_rows)
+    return _remote_rows(source, split, max_rows, data_root)
 
 
-def local_folder(source: HubSource) -> Path | None:
+def local_folder(source: HubSource, data_root: Path | None) -> Path | None:
     """The local folder that holds the dataset, or None where it has to come from the hub."""
-    root = os.environ.get(DATA_FOLDER_VARIABLE)
-    candidates = [Path(root).expanduser() / source.dataset_path] if root else []
+    candidates = [data_root / source.dataset_path] if data_root else []
     candidates.append(Path(source.dataset_path).expanduser())
     return next((candidate for candidate in candidates if candidate.is_dir()), None)
 
@@ -78,7 +78,9 @@ def _local_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}: found no readable Parquet ({error}); expected a Parquet file") from None
 
 
-def _remote_rows(source: HubSource, split: str, max_rows: int | None) -> list[dict[str, Any]]:
+def _remote_rows(
+    source: HubSource, split: str, max_rows: int | None, data_root: Path | None = None
+) -> list[dict[str, Any]]:
     import datasets  # takes seconds, and a local folder does without
     from datasets.packaged_modules.cache.cache import Cache
     from datasets.packaged_modules.parquet.parquet import Parquet
@@ -104,11 +106,10 @@ def _remote_rows(source: HubSource, split: str, max_rows: int | None) -> list[di
         raise
     except Exception as error:  # the library, the network and the hub raise dozens of kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise DataError(_unreachable(source, split, f"{type(error).__name__}: {reason}")) from error
+        raise DataError(_unreachable(source, split, data_root, f"{type(error).__name__}: {reason}")) from error
 
 
-def _unreachable(source: HubSource, split: str, reason: str) -> str:
-    root = os.environ.get(DATA_FOLDER_VARIABLE)
+def _unreachable(source: HubSource, split: str, root: Path | None, reason: str) -> str:
     tried = f"{root}/{source.dataset_path}, " if root else f"{DATA_FOLDER_VARIABLE} (not set), "
     return (
         f"hub dataset {_shown(source)}, split {split!r}: tried {tried}the folder {source.dataset_path}, and the hub "

@@ -23,7 +23,7 @@ from catsweep import records
 from catsweep.errors import DataError
 from catsweep.spec.base import digest
 from catsweep.spec.package import EmojiNames, LanguageIdentification, Lemmas, PackageReader
-from catsweep.spec.task import PackageSource
+from catsweep.spec.source import PackageSource
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.splits import components, hash_key
 

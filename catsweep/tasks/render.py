@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from catsweep.errors import DataError
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.yaml import did_you_mean
-
-Row = Mapping[str, Any]
+from catsweep.tasks.columns import Row, column_value
+from catsweep.tasks.splits import hash_key
 
 
 @dataclass(frozen=True)
@@ -58,46 +58,64 @@ def _refuse_null(value: Any) -> Any:
 
 
 _ONE_COLUMN = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
+_ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}\s*", re.DOTALL)
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
 
 
-def render(task: TaskSpec, row: Row, place: Place) -> Rendered:
-    """The texts of one row. Raises DataError: unknown column, empty text, bad label, bad choices."""
-    prompt = _text("doc_to_text", task.doc_to_text, row, place)
+def render(task: TaskSpec, row: Row, place: Place, *, template: int = 0) -> Rendered:
+    """The texts of one row, the prompt by one of the task's templates. Raises DataError: unknown column, empty text,
+    bad label, bad choices."""
+    prompt = _text("doc_to_text", task.prompt_templates[template], row, place)
     if task.doc_to_choice is None:
-        references = _references(task, row, place)
-        return Rendered(prompt, references[0], references, (), -1)
+        answers = _answers("doc_to_target", task.doc_to_target, row, place)
+        references = answers if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
+        return Rendered(prompt, answers[0], references, (), -1)
     choices = _choices(task.doc_to_choice, row, place)
     label = _label(task, choices, row, place)
-    return Rendered(prompt, choices[label], (choices[label],), choices, label)
+    right = (choices[label],) if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
+    return Rendered(prompt, choices[label], right, choices, label)
+
+
+def choose_template(task: TaskSpec, row_id: str) -> int:
+    """Which of the task's templates a row uses: drawn by a hash of its id, the same in every process."""
+    num_templates = len(task.prompt_templates)
+    if num_templates == 1:
+        return 0
+    key = hash_key(f"{task.template_seed}:{row_id}", b"template")
+    return int.from_bytes(key[:8], "big") % num_templates
 
 
 def render_group_keys(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
-    """The group keys of a row: by `doc_to_group`, else the prompt."""
+    """The group keys of a row: by `doc_to_group`, else the prompt by the first template."""
     if task.doc_to_group is None:
-        return (_text("doc_to_text", task.doc_to_text, row, place),)
+        return (_text("doc_to_text", task.prompt_templates[0], row, place),)
     templates = [task.doc_to_group] if isinstance(task.doc_to_group, str) else task.doc_to_group
     return tuple(_text("doc_to_group", template, row, place) for template in templates)
 
 
-def _references(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
+def _references(template: str, row: Row, place: Place) -> tuple[str, ...]:
+    return _answers("doc_to_reference", template, row, place)
+
+
+def _answers(field: str, template: str, row: Row, place: Place) -> tuple[str, ...]:
     """All accepted answers, each once, in the row's order."""
-    value = _value("doc_to_target", task.doc_to_target, row, place)
+    value = _value(field, template, row, place)
     if not isinstance(value, list | tuple):
-        return (_not_empty("doc_to_target", task.doc_to_target, str(value), place),)
-    shown = f"doc_to_target {task.doc_to_target!r}"
+        return (_not_empty(field, template, str(value), place),)
     if not value or any(answer is None for answer in value):
-        raise place.error(shown, found=repr(value)[:80], expected="a list of at least one answer, none of them null")
-    answers = [_not_empty("doc_to_target", task.doc_to_target, str(answer), place) for answer in value]
+        expected = "a list of at least one answer, none of them null"
+        raise place.error(f"{field} {template!r}", found=repr(value)[:80], expected=expected)
+    answers = [_not_empty(field, template, str(answer), place) for answer in value]
     return tuple(dict.fromkeys(answers))
 
 
 def _choices(templates: list[str] | str, row: Row, place: Place) -> tuple[str, ...]:
     shown = f"doc_to_choice {templates!r}"
     if isinstance(templates, str):
-        value = _column("doc_to_choice", templates, row, place)
+        value = _value("doc_to_choice", templates, row, place)
         if not isinstance(value, list | tuple) or any(choice is None for choice in value):
-            raise place.error(shown, found=repr(value)[:80], expected="a column that holds a list of texts")
+            kind = "template that gives" if _is_template(templates) else "column that holds"
+            raise place.error(shown, found=repr(value)[:80], expected=f"a {kind} a list of texts")
         choices = tuple(_not_empty("doc_to_choice", templates, str(choice), place) for choice in value)
     else:
         choices = tuple(
@@ -133,20 +151,30 @@ def _label(task: TaskSpec, choices: tuple[str, ...], row: Row, place: Place) -> 
 
 
 def _value(field: str, template: str, row: Row, place: Place) -> Any:
-    """A column as it is, or the text of a template."""
-    if _is_template(template):
-        return _text(field, template, row, place)
-    return _column(field, template, row, place)
+    """A column as it is; the list of a template `{{...}}` that gives one; else the text of a template."""
+    if not _is_template(template):
+        return _column(field, template, row, place)
+    expression = _ONE_EXPRESSION.fullmatch(template)
+    if expression:
+        try:
+            value = _compiled_expression(expression[1])(**row)
+        except Exception:  # rendered again as text, which says what is wrong
+            value = None
+        if isinstance(value, list | tuple):
+            return value
+    return _text(field, template, row, place)
 
 
 def _column(field: str, name: str, row: Row, place: Place) -> Any:
     shown = f"{field} {name!r}"
-    if name not in row:
+    try:
+        value = column_value(row, name)
+    except KeyError:
         hint = did_you_mean(name, row) or f"For a template write `{{{{{name}}}}}`"
-        raise place.error(shown, found=f"no column {name!r}", expected=f"one of {_names(row)}", hint=hint)
-    if row[name] is None:
+        raise place.error(shown, found=f"no column {name!r}", expected=f"one of {_names(row)}", hint=hint) from None
+    if value is None:
         raise place.error(shown, found=f"nothing in column {name!r}", expected="a value", hint="Drop the row")
-    return row[name]
+    return value
 
 
 def _text(field: str, template: str, row: Row, place: Place) -> str:
@@ -192,6 +220,11 @@ def _is_template(text: str) -> bool:
 @functools.cache
 def _compiled(template: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(template)
+
+
+@functools.cache
+def _compiled_expression(expression: str) -> Callable[..., Any]:
+    return _ENVIRONMENT.compile_expression(expression, undefined_to_none=False)
 
 
 @functools.cache

@@ -191,3 +191,30 @@ def test_the_preview_of_files_reads_no_more_than_it_shows(tmp_path: Path, make_t
     path.write_text('{"question": "1", "answer": "one"}\nbroken\n')
     source = {"kind": "files", "format": "jsonl", "train": str(path)}
     assert preview(make_task(source=source), 1) == [Example("train:0", "1", "1", "one", ("one",))]
+
+
+def test_each_split_may_come_from_a_source_of_its_own(tmp_path: Path, make_task: Any) -> None:
+    def rows(name: str, count: int) -> str:
+        return write_rows(tmp_path, name, [{"question": f"{name} {n}", "answer": f"{n}"} for n in range(count)])
+
+    part = {"kind": "files", "format": "jsonl"}
+    source = {
+        "kind": "splits",
+        "train": part | {"train": rows("a.jsonl", 200)},
+        "test": part | {"train": rows("b.jsonl", 7)},
+    }
+    data = load_task_data(make_task(source=source))
+    assert_sound(data.splits)
+    assert [row.prompt for row in data.splits["test"]] == [f"b.jsonl {n}" for n in range(7)]
+    assert {row.id for row in data.splits["test"]} == {f"test:{n}" for n in range(7)}
+    assert data.facts["num_source_rows"] == {"train": 200, "test": 7}
+
+
+def test_prompts_of_several_templates_keep_rows_of_one_question_together(tmp_path: Path, make_task: Any) -> None:
+    rows = [{"question": f"q{n // 2}", "answer": f"a{n}"} for n in range(400)]
+    source = {"kind": "files", "format": "jsonl", "train": write_rows(tmp_path, "train.jsonl", rows)}
+    splits = load_examples(make_task(source=source, doc_to_text=["{{question}}", "Question: {{question}}"]))
+    assert_sound(splits)
+    prompts = [row.prompt for found in splits.values() for row in found]
+    assert 150 < sum(prompt.startswith("Question") for prompt in prompts) < 250
+    assert len({row.group for found in splits.values() for row in found}) == 200

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catsweep.errors import DataError
-from catsweep.spec.task import FilesSource
+from catsweep.spec.source import FilesSource
 from catsweep.tasks.files import read_files
 
 

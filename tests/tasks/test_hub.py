@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catsweep.errors import DataError
-from catsweep.spec.task import HubSource
+from catsweep.spec.source import HubSource
 from catsweep.tasks import hub
 from catsweep.tasks.hub import read_hub
 
@@ -18,7 +18,6 @@ ROWS: list[dict[str, Any]] = [{"text": "a", "label": 0}, {"text": "b", "label": 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A dataset of two training shards and a validation split at owner/name, configuration `small`."""
-    monkeypatch.setenv("CATSWEEP_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     folder = tmp_path / "owner" / "name"
     (folder / "small").mkdir(parents=True)
@@ -28,19 +27,23 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def read(dataset: Path, source: HubSource, split: str, max_rows: int | None = None) -> list[dict[str, Any]]:
+    return read_hub(source, split, max_rows, data_root=dataset.parents[1])
+
+
 def test_shards_of_a_local_folder_are_read_in_order(dataset: Path) -> None:
     source = HubSource(dataset_path="owner/name", dataset_name="small")
-    assert read_hub(source, "train") == ROWS
-    assert read_hub(source, "train", 1) == ROWS[:1]
-    assert read_hub(source, "validation") == ROWS[:1]
-    assert read_hub(HubSource(dataset_path=str(dataset / "small")), "train") == ROWS
+    assert read(dataset, source, "train") == ROWS
+    assert read(dataset, source, "train", 1) == ROWS[:1]
+    assert read(dataset, source, "validation") == ROWS[:1]
+    assert read(dataset, HubSource(dataset_path=str(dataset / "small")), "train") == ROWS
 
 
 def test_data_files_name_the_files_of_a_split(dataset: Path) -> None:
     files = {"train": "small/train-*.parquet", "tune": "small/valid*.parquet"}
     source = HubSource(dataset_path="owner/name", data_files=files)
-    assert read_hub(source, "train") == ROWS
-    assert read_hub(source, "tune") == ROWS[:1]
+    assert read(dataset, source, "train") == ROWS
+    assert read(dataset, source, "tune") == ROWS[:1]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_data_files_name_the_files_of_a_split(dataset: Path) -> None:
 def test_errors_name_what_the_folder_holds(dataset: Path, fields: dict[str, Any], expected: str) -> None:
     source = HubSource.model_validate({"dataset_path": "owner/name"} | fields)
     with pytest.raises(DataError) as error:
-        read_hub(source, source.training_split)
+        read(dataset, source, source.training_split)
     assert str(error.value) == expected.format(folder=dataset)
 
 
@@ -69,7 +72,7 @@ def test_a_dataset_that_nobody_has_says_what_was_tried(dataset: Path, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     root = dataset.parents[1]
     with pytest.raises(DataError) as error:
-        read_hub(HubSource(dataset_path="nobody/nothing", dataset_name="rte"), "test")
+        read(dataset, HubSource(dataset_path="nobody/nothing", dataset_name="rte"), "test")
     assert str(error.value) == (
         f"hub dataset nobody/nothing rte, split 'test': tried {root}/nobody/nothing, the folder nobody/nothing, and the "
         "hub (ConnectionError: Couldn't reach 'nobody/nothing' on the Hub (OfflineModeIsEnabled)); expected one of them "

@@ -8,7 +8,7 @@ import pytest
 
 from catsweep.errors import DataError
 from catsweep.spec.package import EmojiNames, LanguageIdentification, Lemmas, PackageReader
-from catsweep.spec.task import PackageSource
+from catsweep.spec.source import PackageSource
 from catsweep.tasks import package
 from catsweep.tasks.package import read_package
 from catsweep.tasks.splits import hash_key

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from catsweep.errors import DataError
-from catsweep.tasks.render import Place, Rendered, render, render_group_keys
+from catsweep.tasks.render import Place, Rendered, choose_template, render, render_group_keys
 
 PLACE = Place("toy", "train:17")
 ROW = {"question": "2 + 2", "answer": "4", "answers": ["4", "four", "4"], "options": ["3", "4"], "blank": None, "no": 1}
@@ -159,3 +159,66 @@ def test_an_answer_list_without_an_answer_is_refused(make_task: Any) -> None:
 def test_a_template_cannot_leave_the_sandbox_or_change_the_row(make_task: Any, template: str) -> None:
     assert "task toy, row train:17: doc_to_text" in message(make_task(doc_to_text=template))
     assert ROW["answers"] == ["4", "four", "4"]
+
+
+STRUCT = {
+    "q": "?",
+    "answers": {"text": ["x", "y", "x"]},
+    "choices": {"text": ["a", "b"], "label": ["A", "B"]},
+    "key": "B",
+}
+
+
+def test_dotted_names_and_list_templates_give_accepted_answers(make_task: Any) -> None:
+    for template in ("answers.text", "{{answers.text}}", "{{ answers['text'][:2] }}"):
+        assert render(make_task(doc_to_text="q", doc_to_target=template), STRUCT, PLACE).references == ("x", "y")
+    assert render(make_task(doc_to_text="q", doc_to_target="{{answers.text[0]}}"), STRUCT, PLACE).references == ("x",)
+
+
+def test_choices_and_labels_inside_structs_are_found_as_in_lm_evaluation_harness(make_task: Any) -> None:
+    for choices in ("choices.text", "{{choices.text}}", "{{[choices.text[0], choices.text[1]]}}"):
+        task = make_task(doc_to_text="q", doc_to_choice=choices, doc_to_target="{{choices.label.index(key)}}")
+        assert render(task, STRUCT, PLACE) == Rendered("?", "b", ("b",), ("a", "b"), 1)
+
+
+def test_a_list_template_for_choices_has_to_give_a_list(make_task: Any) -> None:
+    assert message(make_task(doc_to_text="q", doc_to_choice="{{key}}"), STRUCT) == (
+        "task toy, row train:17: doc_to_choice '{{key}}': found 'B'; expected a template that gives a list of texts"
+    )
+    task = make_task(doc_to_text="q", doc_to_choice="{{choices.texts + ['a']}}")
+    assert message(task, STRUCT).startswith(
+        "task toy, row train:17: doc_to_choice \"{{choices.texts + ['a']}}\": found 'dict object' has no attribute 'texts'"
+    )
+
+
+def test_references_may_differ_from_the_target(make_task: Any) -> None:
+    row = {"question": "?", "answer": "3", "score": 2.8, "all": ["3", "three", "3"]}
+    scored = render(make_task(doc_to_reference="score"), row, PLACE)
+    assert (scored.target, scored.references) == ("3", ("2.8",))
+    assert render(make_task(doc_to_reference="all"), row, PLACE).references == ("3", "three")
+    chosen = render(make_task(doc_to_choice=["3", "4"], doc_to_reference="{{all}}"), row, PLACE)
+    assert (chosen.target, chosen.references, chosen.label) == ("3", ("3", "three"), 0)
+
+
+def test_a_reference_may_be_missing_in_some_rows_if_its_template_says_so(make_task: Any) -> None:
+    task = make_task(doc_to_reference="{{references if references is defined else [answer]}}")
+    assert render(task, {"question": "?", "answer": "a"}, PLACE).references == ("a",)
+    assert render(task, {"question": "?", "answer": "a", "references": ["b", "c"]}, PLACE).references == ("b", "c")
+
+
+def test_each_row_uses_one_of_several_templates(make_task: Any) -> None:
+    task = make_task(doc_to_text=["{{question}} = ", "What is {{question}}? "])
+    assert [render(task, ROW, PLACE, template=index).prompt for index in (0, 1)] == ["2 + 2 = ", "What is 2 + 2? "]
+    assert render_group_keys(task, ROW, PLACE) == ("2 + 2 = ",)
+
+
+def test_templates_are_drawn_evenly_by_the_id_and_the_seed(make_task: Any) -> None:
+    texts = ["a {{q}}", "b {{q}}", "c {{q}}"]
+    task, other = make_task(doc_to_text=texts), make_task(doc_to_text=texts, template_seed=1)
+    ids = [f"train:{n}" for n in range(3_000)]
+    drawn = [choose_template(task, row_id) for row_id in ids]
+    assert all(900 < drawn.count(index) < 1_100 for index in range(3))
+    assert drawn == [choose_template(task, row_id) for row_id in ids]
+    assert 900 < sum(one == choose_template(other, row_id) for one, row_id in zip(drawn, ids, strict=True)) < 1_100
+    fixed = make_task(doc_to_text=texts, num_templates=1)
+    assert {choose_template(fixed, row_id) for row_id in ids} == {0}
