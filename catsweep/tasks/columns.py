@@ -29,3 +29,11 @@ def _inside(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         return column_value(value, name)
     raise KeyError(name)
+
+
+def with_value(row: Row, name: str, value: Any) -> dict[str, Any]:
+    """A copy of the row with another value in an existing column, also inside structs."""
+    head, _, rest = name.partition(".")
+    if name in row or not rest:
+        return {**row, name: value}
+    return {**row, head: with_value(row[head], rest, value)}
