@@ -44,9 +44,7 @@ def lists(generator: np.random.Generator, sizes: list[int]) -> Tokens:
 def some_split() -> TokenSplit:
     generator = np.random.default_rng(1)
     prompts, targets = lists(generator, [1, 9, 4, 6]), lists(generator, [3, 3, 3, 3])
-    return TokenSplit(
-        prompts, targets, lists(generator, [2, 5, 1, 1, 3, 3, 4, 2]), np.arange(0, 9, 2), np.zeros(4, np.int64)
-    )
+    return TokenSplit(prompts, targets, lists(generator, [2, 5, 1, 1, 3, 3, 4, 2]), np.arange(0, 9, 2))
 
 
 def close(first: Answer, second: Answer) -> None:

@@ -35,7 +35,7 @@ def some_split() -> TokenSplit:
         return Tokens(generator.integers(3, 200, sum(sizes)).astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]))
 
     empty = Tokens(np.empty(0, np.int32), np.zeros(1, np.int64))
-    return TokenSplit(lists([3, 1, 5]), lists([4, 2, 3]), empty, np.zeros(4, np.int64), np.full(3, -1))
+    return TokenSplit(lists([3, 1, 5]), lists([4, 2, 3]), empty, np.zeros(4, np.int64))
 
 
 def run(distribution: DistributionSpec | None, *, batch_size: int = 2) -> tuple[SignalArrays, torch.Tensor]:

@@ -49,7 +49,7 @@ def some_data() -> TrainingData:
     generator = np.random.default_rng(0)
     targets = tokens(generator, 64, 1, 12)
     empty = Tokens(np.empty(0, np.int32), np.zeros(1, np.int64))
-    split = TokenSplit(tokens(generator, 64, 1, 6), targets, empty, np.zeros(65, np.int64), np.full(64, -1))
+    split = TokenSplit(tokens(generator, 64, 1, 6), targets, empty, np.zeros(65, np.int64))
     num = len(targets.ids)
     torch_generator = torch.Generator().manual_seed(0)
     signal = TeacherSignal(
