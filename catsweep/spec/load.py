@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import Spec
+from catsweep.spec.checkpoints import resolve_checkpoints
 from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
 from catsweep.spec.include import read_with_includes
 from catsweep.spec.search import DEFAULT_STRATIFY
@@ -55,7 +56,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
         raise SpecError([document.problem((), found=type(document.data).__name__, expected="a map of settings")])
     for override in overrides:
         apply_override(document, override)
-    problems: list[Problem] = []
+    problems = resolve_checkpoints(document)
     spec: SweepSpec | None = None
     _set_data_root(document)
     try:

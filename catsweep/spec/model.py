@@ -34,7 +34,9 @@ TokenizerSpec = Annotated[ByteTokenizer | CharTokenizer | BpeTokenizer, Field(di
 class PretrainedModel(Spec):
     """A causal or sequence-to-sequence transformers checkpoint with safetensors."""
 
-    pretrained: str = Field(description="Name on the Hugging Face hub, or a local folder", min_length=1)
+    pretrained: str = Field(
+        description="Name on the Hugging Face hub, or a local folder, relative to the sweep file", min_length=1
+    )
     revision: str | None = Field(None, description="Commit or tag of the checkpoint; part of the cache key")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights")
 
