@@ -9,6 +9,7 @@ Thresholds are picked on calibration and applied to test; everything else is a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from catsweep.cascade.curve import (
     flops_saved_at_equal_quality,
 )
 from catsweep.cascade.lines import oracle_curve, quality_oracle, random_line, router_cost
-from catsweep.cascade.metrics import Metric, get_metric
+from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import Cascade, make_cascade
 from catsweep.errors import StorageError
@@ -99,7 +100,7 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         result["strata"][stratum] = _stratum_facts(root / sweep, records, winner, spec)
     points = []
     for item in task.metric_list:
-        metric = get_metric(item.metric, tokenize=item.tokenize)
+        metric = metric_of(item)
         runs = {
             stratum: [
                 _run(root / sweep, record, large, metric)
@@ -111,6 +112,7 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         result["metrics"][metric.name] = _metric_results(runs, spec, metric)
         points += list(_all_points(runs, spec, metric))
     folder = root / sweep / "curves"
+    result = _defined(result)
     write_json(folder / f"{task.task}.json", result)
     if points:
         write_rows(folder / f"{task.task}.parquet", pa.concat_tables(points))
@@ -227,13 +229,14 @@ def _run(folder: Path, record: TrialRecord, large: pa.Table, metric: Metric) -> 
 def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Json:
     first_rule = spec.cascade.deferral[0]
     if not runs:
-        return {"scale": metric.scale, "signature": metric.signature, "strata": {}}
+        return {"scale": metric.scale, "lowest": metric.lowest, "signature": metric.signature, "strata": {}}
     draws = _bootstrap(runs, first_rule, spec, metric)
     some = next(iter(runs.values()))[0]
     large = next(iter(next(iter(draws.values()))))
     anchor = _gap_anchor(runs, first_rule)
     results: Json = {
         "scale": metric.scale,
+        "lowest": metric.lowest,
         "signature": metric.signature,
         "large": {**vars(large.quality_large_interval), "cost_flops": float(some.test.large_cost.mean())},
         "strata": {},
@@ -248,6 +251,7 @@ def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric)
             "cost_small_flops": float(np.mean([run.test.small_cost.mean() for run in found])),
             "rules": {rule: _rule_results(found, rule, metric, anchor) for rule in spec.cascade.deferral},
             "curve": _mean_curve(found, first_rule, metric),
+            "facts": _facts(found, metric),
         }
         if stratum != BASELINE and BASELINE in draws:
             base = {run.record.seed: item for run, item in zip(runs[BASELINE], draws[BASELINE], strict=True)}
@@ -260,6 +264,21 @@ def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric)
                 )
         results["strata"][stratum] = entry
     return results
+
+
+def _facts(runs: list[Run], metric: Metric) -> dict[str, int]:
+    """What to know about the curves on test (see Metric.facts): of counts, the largest of any seed."""
+    facts = [metric.facts(run.test.small_statistics, run.test.large_statistics) for run in runs]
+    return {name: max(found[name] for found in facts) for name in facts[0]}
+
+
+def _defined(value: Any) -> Any:
+    """Plain data with None for every number that is not defined: a correlation of answers that are all equal."""
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_defined(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _bootstrap(runs: dict[str, list[Run]], rule: str, spec: SweepSpec, metric: Metric) -> dict[str, list[Bootstrap]]:
@@ -369,12 +388,14 @@ def _mean_curve(runs: list[Run], rule: str, metric: Metric) -> Json:
 
 
 def _last_filled(values: FloatArray) -> FloatArray:
-    """A1 has no value where everything is deferred: the point before stands there, for drawing."""
-    return np.concatenate([values[:-1], values[-2:-1]])
+    """A1 has no value where everything is deferred: the last value stands there, for drawing. The same at other points
+    where a metric is not defined."""
+    last = np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))))
+    return values[last]
 
 
 def _first_filled(values: FloatArray) -> FloatArray:
-    return np.concatenate([values[1:2], values[1:]])
+    return _last_filled(values[::-1])[::-1]
 
 
 def _all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Iterator[pa.Table]:

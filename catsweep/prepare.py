@@ -24,7 +24,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from catsweep.cascade.metrics import Metric, get_metric
+from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
@@ -239,7 +239,7 @@ def signal_summary(folder: Path) -> dict[str, float]:
 
 def task_metrics(task: TaskSpec) -> dict[str, Metric]:
     """The metrics of a task by name; the first is the one that is searched."""
-    return {item.metric: get_metric(item.metric, tokenize=item.tokenize) for item in task.metric_list}
+    return {item.metric: metric_of(item) for item in task.metric_list}
 
 
 def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) -> pa.Table:

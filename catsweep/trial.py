@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import platform
 import socket
 import subprocess
@@ -112,7 +113,8 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
 
 
 def validation_metrics(rows: pa.Table, spec: TrialSpec, prepared: Prepared) -> tuple[float, dict[str, float]]:
-    """The objective on validation, and quality and audc of each metric, named `validation/...`."""
+    """The objective on validation, and quality and audc of each metric, named `validation/...`; a quality that is not
+    defined (a correlation of answers that are all equal) is left out."""
     if not np.isfinite(pc.list_flatten(rows["token_logprobs"]).to_numpy()).all():
         raise TrialDivergedError(
             "the model's log-probabilities are not finite; expected numbers. Lower the learning rate"
@@ -126,7 +128,7 @@ def validation_metrics(rows: pa.Table, spec: TrialSpec, prepared: Prepared) -> t
         curve = cascade.curve(spec.deferral)
         objectives.append(objective_value(spec.objective, curve))
         values |= {f"validation/{metric.name}": curve.quality_small, f"validation/{metric.name}_audc": audc(curve)}
-    return objectives[0], values
+    return objectives[0], {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def shapes(spec: TrialSpec, prepared: Prepared) -> tuple[ModelShape, ModelShape]:

@@ -4,7 +4,7 @@ ragged.py      rows of different lengths as one flat array
 order.py       a hash of ids, and the order in which queries are deferred
 signals.py     what the small model said about its own answers
 rules.py       deferral rules: signals -> uncertainty, high defers
-metrics.py     answers -> sufficient statistics -> quality
+metrics/       answers -> statistics -> quality of any mix of answers
 cost.py        token counts -> FLOPs
 curve.py       the n+1 points of a cascade, and what is read off them
 lines.py       the lines beside a cascade: oracle, random, a router

@@ -21,7 +21,7 @@ from catsweep.errors import TableError
 CORRECT = ("small_correct", "large_correct")
 OUTPUT = ("small_output", "large_output", "reference")
 COST = ("small_cost", "large_cost")
-KNOWN = ("id", "score", *CORRECT, *OUTPUT, *COST, "group")
+KNOWN = ("id", "score", *CORRECT, *OUTPUT, *COST, "group", "key")
 
 
 class Columns:

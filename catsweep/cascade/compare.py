@@ -80,8 +80,9 @@ def bootstrap_curves(
 
     groups: (n,) key of each row, in the order of the systems' rows; whole groups are drawn, as many as there are, with
     replacement. A row that is drawn w times stands w times in its place of the order (its copies share the id's hash),
-    and its audc is exactly that of the resampled table. Mean metrics take one pass of sums over the rows, corpus metrics
-    score every point of every resample. Raises ValueError where the numbers of rows differ.
+    and its audc is exactly that of the resampled table. Mean metrics take one pass of sums over the rows, others score
+    the points of every resample. A quality that is not defined on a resample is NaN there. Raises ValueError where the
+    numbers of rows differ, DataError where a question of multirc_em lies in two groups.
     """
     keys, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
     prepared = {
@@ -106,8 +107,12 @@ def bootstrap_curves(
 
 
 def percentile_interval(value: float, draws: FloatArray) -> Interval:
-    """The estimate with the central 95% of its draws."""
+    """The estimate with the central 95% of its draws, of those that are defined; without bounds (NaN) where it is not
+    defined itself."""
     tail = (1 - CONFIDENCE) / 2
+    draws = draws[~np.isnan(draws)]
+    if math.isnan(value) or len(draws) < 2:
+        return Interval(value, math.nan, math.nan, math.nan)
     lower, upper = np.quantile(draws, [tail, 1 - tail])
     return Interval(value, float(lower), float(upper), float(draws.std(ddof=1)))
 
@@ -145,9 +150,13 @@ def task_difference(differences: ArrayLike, draws: ArrayLike) -> TaskDifference:
     """The difference of two systems on one task. Interval and two-sided p by Student's t with num_seeds - 1 degrees.
 
     differences: (m,) paired difference of each seed. draws: (m, B) their bootstrap draws, the same resamples for all.
+    Resamples on which any is not defined are left out; where a difference itself is not, all but num_seeds is NaN.
     """
     values, resampled = np.asarray(differences, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     num_seeds = len(values)
+    resampled = resampled[:, ~np.isnan(resampled).any(axis=0)]
+    if np.isnan(values).any() or resampled.shape[1] < 2:
+        return TaskDifference(math.nan, math.nan, math.nan, math.nan, math.nan, None, num_seeds)
     example_variance = float(resampled.mean(axis=0).var(ddof=1))
     seed_variance = float(values.var(ddof=1) / num_seeds) if num_seeds > 1 else None
     error = math.sqrt(example_variance + (seed_variance or 0.0))

@@ -11,18 +11,18 @@ from catsweep.cascade.ragged import FloatArray
 
 
 def correctness(statistics: ArrayLike, metric: Metric) -> FloatArray | None:
-    """(n,) 1 where an answer is fully right, else 0; None for corpus metrics, which call no answer right."""
-    if not metric.is_mean:
-        return None
-    return (metric.score(statistics) >= metric.scale).astype(np.float64)
+    """(n,) 1 where an answer is fully right, else 0; None for metrics that call no answer right: BLEU, chrF, correlations."""
+    return metric.right(statistics)
 
 
 def aurc(curve: Curve) -> float:
     """Area under risk against coverage of the small model alone, in [0, 1]; lower is better.
 
-    Risk is 1 - quality/scale of what is kept; the mean over coverages 1/n .. 1.
+    Risk is 1 - quality/scale of what is kept; the mean over coverages 1/n .. 1, where the quality is defined.
     """
-    return float(np.mean(1 - curve.small_kept_quality[:-1] / curve.scale))
+    risk = 1 - curve.small_kept_quality[:-1] / curve.scale
+    defined = risk[~np.isnan(risk)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float | None:
@@ -61,8 +61,9 @@ def aiq(curve: Curve) -> float | None:
     In [0, scale]; the range of costs is that of the curve, from the small model alone to deferring everything
     (RouterBench, arXiv 2403.12031). None where all points cost the same.
     """
-    cost, quality = curve.cost[curve.is_threshold], curve.quality[curve.is_threshold]
-    if cost[-1] <= cost[0]:
+    shown = curve.is_threshold & ~np.isnan(curve.quality)
+    cost, quality = curve.cost[shown], curve.quality[shown]
+    if len(cost) == 0 or cost[-1] <= cost[0]:
         return None
     best_so_far = np.maximum.accumulate(quality)
     record = np.concatenate([[True], best_so_far[1:] > best_so_far[:-1]])

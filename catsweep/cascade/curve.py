@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from catsweep.cascade.metrics import Metric
+from catsweep.cascade.metrics import Metric, area
+from catsweep.cascade.metrics.base import prefix_sums
 from catsweep.cascade.order import Ids, deferral_order
 from catsweep.cascade.ragged import FloatArray
 from catsweep.errors import DataError
@@ -28,13 +29,15 @@ ALWAYS_DEFER = -NEVER_DEFER
 class Curve:
     """n+1 points of a cascade; index k = number of deferred queries. Arrays are (n+1,) unless said otherwise.
 
-    deferral_rate: k/n. quality: in [0, scale]. cost: mean a query, in the unit of the costs given.
+    deferral_rate: k/n. quality: in [lowest, scale], NaN where the metric is not defined (see metrics.base).
+    cost: mean a query, in the unit of the costs given.
     is_threshold: a threshold gives exactly this point. threshold: defer iff uncertainty >= threshold; finite.
     small_kept_quality (A1): of the small model on what it keeps, NaN at k = n. large_deferred_quality (A2): of the
     large model on what it gets, NaN at k = 0.
     deferred_small_cost: mean over all n queries of the small model's cost of the deferred ones.
-    order: (n,) rows, most uncertain first. uncertainty: (n,) in that order. small_sums, large_sums: (k,) statistics.
-    quality_small, quality_large, cost_small, cost_large: of each model alone; scale: largest quality.
+    order: (n,) rows, most uncertain first. In that order: uncertainty (n,) and the aligned statistics of both models
+    (see metrics.base), small_rows and large_rows.
+    quality_small, quality_large, cost_small, cost_large: of each model alone. scale, lowest: range of the quality.
     """
 
     deferral_rate: FloatArray
@@ -47,14 +50,15 @@ class Curve:
     deferred_small_cost: FloatArray
     order: NDArray[np.int64]
     uncertainty: FloatArray
-    small_sums: FloatArray
-    large_sums: FloatArray
+    small_rows: FloatArray
+    large_rows: FloatArray
     quality_small: float
     quality_large: float
     cost_small: float
     cost_large: float
     num_rows: int
     scale: float
+    lowest: float
 
     @property
     def exceeds_large_cost(self) -> NDArray[np.bool_]:
@@ -111,12 +115,9 @@ def cascade_curve(
     order = deferral_order(score, ids)
     falling = score[order]
     # take(): seven times as fast as indexing for rows of two columns.
-    small, large = (_prefix_sums(column.take(order, axis=0)) for column in columns)
-    small_cost_sums, large_cost_sums = (_prefix_sums(cost[order]) / n for cost in costs)
-    kept = small[-1] - small
-    # Arrays of n+1 points, one for each number of deferred queries.
-    quality, small_kept, large_deferred = metric.score(kept + large), metric.score(kept), metric.score(large)
-    small_kept[-1] = large_deferred[0] = np.nan
+    small, large = (column.take(order, axis=0) for column in metric.align(*columns))
+    small_cost_sums, large_cost_sums = (prefix_sums(cost[order]) / n for cost in costs)
+    quality, small_kept, large_deferred = metric.path(small, large)
     threshold = np.concatenate([[NEVER_DEFER], falling])
     threshold[-1] = ALWAYS_DEFER
     return Curve(
@@ -130,20 +131,21 @@ def cascade_curve(
         deferred_small_cost=small_cost_sums,
         order=order,
         uncertainty=falling,
-        small_sums=small[-1],
-        large_sums=large[-1],
+        small_rows=small,
+        large_rows=large,
         quality_small=float(quality[0]),
         quality_large=float(quality[-1]),
         cost_small=float(small_cost_sums[-1]),
         cost_large=float(large_cost_sums[-1]),
         num_rows=n,
         scale=metric.scale,
+        lowest=metric.lowest,
     )
 
 
 def audc(curve: Curve) -> float:
-    """Area under quality against deferral rate, in [0, scale]: the trapezoid over all n+1 points."""
-    return float(np.mean((curve.quality[1:] + curve.quality[:-1]) / 2))
+    """Area under quality against deferral rate, in [lowest, scale]: the trapezoid over all n+1 points (see `area`)."""
+    return area(curve.quality)
 
 
 def apgr(curve: Curve) -> float | None:
@@ -158,7 +160,7 @@ def apgr(curve: Curve) -> float | None:
 def cpt(curve: Curve, percent: float) -> float | None:
     """Smallest deferral rate of an operating point that closes percent of the gap, or None where L is not better."""
     gap = curve.quality_large - curve.quality_small
-    if gap <= 0:
+    if not gap > 0:
         return None
     point = cheapest_point(curve, curve.quality_small + percent / 100 * gap)
     return None if point is None else point.deferral_rate
@@ -179,7 +181,7 @@ def best_point(curve: Curve, share_of_large_cost: float) -> OperatingPoint | Non
     affordable = curve.is_threshold & (curve.cost <= limit)
     if not affordable.any():
         return None
-    return curve.point(int(np.where(affordable, curve.quality, -np.inf).argmax()))
+    return curve.point(int(np.where(affordable & ~np.isnan(curve.quality), curve.quality, -np.inf).argmax()))
 
 
 def quality_at_cost(curve: Curve, share_of_large_cost: float) -> float | None:
@@ -210,13 +212,6 @@ def apply_threshold(curve: Curve, threshold: float) -> OperatingPoint:
     """Realised rate, quality and cost on this curve's rows of a threshold that was picked on other rows."""
     num_deferred = int(np.searchsorted(-curve.uncertainty, -threshold, side="right"))
     return curve.point(num_deferred)
-
-
-def _prefix_sums(rows: FloatArray) -> FloatArray:
-    """(n+1, ...) sums of the first k rows."""
-    sums = np.zeros((len(rows) + 1, *rows.shape[1:]))
-    np.cumsum(rows, axis=0, out=sums[1:])
-    return sums
 
 
 def _column(name: str, values: ArrayLike, *shape: int) -> FloatArray:

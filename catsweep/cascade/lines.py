@@ -6,23 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from catsweep.cascade.curve import Curve, cascade_curve
-from catsweep.cascade.metrics import Metric
+from catsweep.cascade.metrics import Additive, Metric
 from catsweep.cascade.order import Ids
 from catsweep.cascade.ragged import FloatArray
+
+RANDOM_POINTS = 101
 
 
 def quality_gain(small_statistics: ArrayLike, large_statistics: ArrayLike, metric: Metric) -> FloatArray:
     """(n,) what deferring each query gains, in the metric's unit: n times its effect on the quality of all n.
 
-    Mean metrics: Q_L - Q_S of the row. Corpus metrics: the change of the corpus score when this row alone is swapped,
-    all other rows counting half from each model. [ours] A score of one sentence would ignore brevity and smoothing.
+    Mean metrics: Q_L - Q_S of the row. Most others: the change of the quality when this row alone is swapped, all other
+    rows counting half from each model. [ours] Each metric's `gain` says more.
     """
-    small = np.asarray(small_statistics, dtype=np.float64)
-    large = np.asarray(large_statistics, dtype=np.float64)
-    if metric.is_mean:
-        return metric.score(large) - metric.score(small)
-    middle, half_step = (small.sum(axis=0) + large.sum(axis=0)) / 2, (large - small) / 2
-    return len(small) * (metric.score(middle + half_step) - metric.score(middle - half_step))
+    return metric.gain(*metric.align(small_statistics, large_statistics))
 
 
 def oracle_curve(
@@ -37,7 +34,8 @@ def oracle_curve(
     """The cascade that knows which answer is better: queries are deferred in the order of their gain.
 
     For mean metrics it is the best of all cascades at every deferral rate, and its highest point gives each query its
-    better answer. For corpus metrics the best set is not known; the order is that of `quality_gain`, which is greedy.
+    better answer; for multirc_em its highest point is the best, too. For other metrics the best set is not known; the
+    order is that of `quality_gain`, which is greedy.
     """
     return cascade_curve(
         ids=ids,
@@ -51,18 +49,22 @@ def oracle_curve(
 
 
 def quality_oracle(curve: Curve) -> float:
-    """Highest quality of an oracle curve: of means, exactly that of each query's better answer."""
-    return float(curve.quality.max())
+    """Highest quality of an oracle curve: of means, exactly that of each query's better answer. NaN if none is defined."""
+    return float(np.fmax.reduce(curve.quality))
 
 
 def random_line(curve: Curve, metric: Metric) -> FloatArray:
     """(n+1,) quality of deferring k random queries.
 
-    The score of the expected statistics (1-d) S + d L. For mean metrics that is the exact expectation, a straight line;
-    for corpus metrics it differs from the mean over random orders by O(1/n). [ours]
+    For mean metrics the exact expectation, a straight line. For others mostly the score of expected counts, which differs
+    from the mean over random orders by O(1/n) [ours]; where it does not come from sums, it is computed at RANDOM_POINTS
+    points at most and is straight between them.
     """
-    share = curve.deferral_rate[:, None]
-    return metric.score((1 - share) * curve.small_sums + share * curve.large_sums)
+    shares = curve.deferral_rate
+    if isinstance(metric, Additive) or len(shares) <= RANDOM_POINTS:
+        return metric.expected(curve.small_rows, curve.large_rows, shares)
+    some = np.linspace(0.0, 1.0, RANDOM_POINTS)
+    return np.interp(shares, some, metric.expected(curve.small_rows, curve.large_rows, some))
 
 
 def random_cost(curve: Curve) -> FloatArray:

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from catsweep.cascade.metrics import Metric
+from catsweep.cascade.metrics import Additive, Metric, area
 from catsweep.cascade.order import Ids, deferral_order
 from catsweep.cascade.ragged import FloatArray
+from catsweep.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A system in deferral order: group of each row (n,), what deferring the row adds to the statistics (n, k), and the
-    statistics of each model summed by group (G, k)."""
+    """A system in deferral order: group of each row (n,), and both models' aligned statistics (n, j). For additive metrics
+    these are also summed by group (G, j); others have no sums."""
 
     group_of_row: NDArray[np.int64]
-    change: FloatArray
+    small: FloatArray
+    large: FloatArray
     small_by_group: FloatArray
     large_by_group: FloatArray
     metric: Metric
@@ -38,15 +40,20 @@ def prepare(
     num_groups: int,
     metric: Metric,
 ) -> Prepared:
-    """Sort a system once; every resample reuses the order. Raises ValueError where there is not one group a row."""
+    """Sort a system once; every resample reuses the order. Raises ValueError where there is not one group a row,
+    DataError where a question of multirc_em lies in two groups."""
     score = np.asarray(uncertainty, dtype=np.float64)
     if len(score) != len(group_of_row):
         raise ValueError(f"a system has {len(score)} rows; expected {len(group_of_row)}, one for each group key")
     order = deferral_order(score, ids)
-    small = np.asarray(small_statistics, dtype=np.float64)
-    large = np.asarray(large_statistics, dtype=np.float64)
-    by_group = [_sum_by_group(part, group_of_row, num_groups) for part in (small, large)]
-    return Prepared(group_of_row[order], (large - small).take(order, axis=0), by_group[0], by_group[1], metric)
+    small, large = metric.align(small_statistics, large_statistics)
+    if metric.needs_key:
+        _check_questions(small[:, 1], group_of_row, metric.name)
+    added = isinstance(metric, Additive)
+    by_group = [_sum_by_group(part, group_of_row, num_groups) if added else part[:0] for part in (small, large)]
+    return Prepared(
+        group_of_row[order], small.take(order, axis=0), large.take(order, axis=0), by_group[0], by_group[1], metric
+    )
 
 
 def group_counts(num_groups: int, num_resamples: int, seed: int, chunk: int) -> Iterator[NDArray[np.int64]]:
@@ -60,16 +67,20 @@ def group_counts(num_groups: int, num_resamples: int, seed: int, chunk: int) -> 
 
 def resampled(counts: NDArray[np.int64], item: Prepared) -> FloatArray:
     """(b, 3) audc, quality of small and of large alone, of resamples with group counts (b, G)."""
+    if not isinstance(item.metric, Additive):
+        return np.array([_resampled_table(row.take(item.group_of_row), item) for row in counts])
     weights = counts.astype(np.float64)
     # einsum, not @: threads of a BLAS wait for one another wherever other trials keep the cores busy.
     small_sums = np.einsum("bg,gk->bk", weights, item.small_by_group)
     large_sums = np.einsum("bg,gk->bk", weights, item.large_by_group)
     if item.metric.is_mean:
-        area = _mean_audc(weights.take(item.group_of_row, axis=1), item.change[:, 0], small_sums)
+        gain = item.large[:, 0] - item.small[:, 0]
+        areas = _mean_audc(weights.take(item.group_of_row, axis=1), gain, small_sums)
     else:
+        change = item.large - item.small
         pairs = zip(counts, small_sums, strict=True)
-        area = np.array([_corpus_audc(row.take(item.group_of_row), sums, item) for row, sums in pairs])
-    return np.stack([area, item.metric.score(small_sums), item.metric.score(large_sums)], axis=1)
+        areas = np.array([_sums_audc(row.take(item.group_of_row), sums, change, item.metric) for row, sums in pairs])
+    return np.stack([areas, item.metric.score(small_sums), item.metric.score(large_sums)], axis=1)
 
 
 def _mean_audc(weights: FloatArray, gain: FloatArray, small_sums: FloatArray) -> FloatArray:
@@ -87,11 +98,28 @@ def _mean_audc(weights: FloatArray, gain: FloatArray, small_sums: FloatArray) ->
     return area
 
 
-def _corpus_audc(weights: NDArray[np.int64], small_sums: FloatArray, item: Prepared) -> float:
-    """audc of a corpus metric under integer row weights (n,): every point of the resampled table is scored."""
-    changes = item.change.take(np.repeat(np.arange(len(weights)), weights), axis=0)
-    quality = item.metric.score(np.concatenate([small_sums[None], changes]).cumsum(axis=0))
-    return float(np.mean((quality[1:] + quality[:-1]) / 2))
+def _sums_audc(weights: NDArray[np.int64], small_sums: FloatArray, change: FloatArray, metric: Additive) -> float:
+    """audc of an additive metric under integer row weights (n,): every point of the resampled table is scored.
+
+    change: (n, j) what deferring each row adds to the sums.
+    """
+    changes = metric.drawn(change, weights)
+    return area(metric.score(np.concatenate([small_sums[None], changes]).cumsum(axis=0)))
+
+
+def _resampled_table(weights: NDArray[np.int64], item: Prepared) -> tuple[float, float, float]:
+    """audc, quality of small and of large alone under integer row weights (n,), of the table that they describe."""
+    quality = item.metric.mixed(item.metric.drawn(item.small, weights), item.metric.drawn(item.large, weights))
+    return area(quality), float(quality[0]), float(quality[-1])
+
+
+def _check_questions(question: FloatArray, groups: NDArray[np.int64], metric: str) -> None:
+    distinct = len(np.unique(question))
+    if len(np.unique(np.stack([question, groups]), axis=1).T) > distinct:
+        raise DataError(
+            f"{metric}: the rows of one question lie in several groups; expected one group for all of them, since whole "
+            "groups are resampled. Let the group key be that of the passage, or of the question"
+        )
 
 
 def _sum_by_group(rows: FloatArray, groups: NDArray[np.int64], num_groups: int) -> FloatArray:

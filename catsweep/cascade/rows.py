@@ -102,13 +102,14 @@ def statistics(rows: pa.Table, column: str) -> FloatArray:
 
 
 def objective_value(spec: ObjectiveSpec, curve: Curve) -> float:
-    """The value that a search optimises, from a validation curve."""
+    """The value that a search optimises, from a validation curve: always a number. A correlation that is not defined counts
+    as none, 0."""
     match spec:
         case AudcObjective():
             return audc(curve)
         case QualityAtCostObjective(cost=cost):
             quality = quality_at_cost(curve, cost)
-            return 0.0 if quality is None else quality
+            return curve.lowest if quality is None else float(np.nan_to_num(quality))
         case CostAtQualityObjective(quality=quality_to_reach):
             return cost_at_quality(curve, quality_to_reach).cost / curve.cost_large
         case _:

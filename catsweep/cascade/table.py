@@ -2,12 +2,15 @@
 
 Columns: `id`, `score` (the small model's confidence, HIGHER is surer), and `small_correct, large_correct` (0/1 or any
 number) or `small_output, large_output, reference` (and `reference_2` ...; an empty one counts as absent); optionally
-`small_cost, large_cost` (else 0 and 1) and `group` (rows of one group are resampled together; else each row alone).
+`small_cost, large_cost` (else 0 and 1), `group` (rows of one group are resampled together; else each row alone) and `key`
+(multirc_em: rows of one question have the same key).
 Other columns are ignored, unless their name looks like a misspelt one of these.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from catsweep.cascade.curve import Curve, apgr, audc, cascade_curve, cpt
 from catsweep.cascade.lines import oracle_curve, quality_oracle
 from catsweep.cascade.metrics import Metric, get_metric
 from catsweep.cascade.ragged import FloatArray
-from catsweep.errors import TableError
+from catsweep.errors import DataError, TableError
 
 CPT_PERCENTS = (20, 50, 80)
 
@@ -30,7 +33,7 @@ class Table:
     """A table that was read and checked: n >= 1 rows.
 
     score: (n,) finite. correct: (n, 2) of small and large, or None. outputs: (small, large) texts, or None, with the
-    accepted references of each row. costs: (n, 2), finite, >= 0. groups: n keys.
+    accepted references of each row. costs: (n, 2), finite, >= 0. groups, keys: n texts, or None where there is no such column.
     """
 
     path: Path
@@ -40,12 +43,14 @@ class Table:
     outputs: tuple[list[str], list[str]] | None
     references: list[list[str]]
     costs: FloatArray
-    groups: list[str]
+    groups: list[str] | None
+    keys: list[str] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """The curve of a table and what is read off it. signature: what fixes the metric. intervals: by name, 95%."""
+    """The curve of a table and what is read off it. signature: what fixes the metric. intervals: by name, 95%. facts: see
+    `Metric.facts`. Qualities that are not defined are NaN, their bounds too."""
 
     metric: Metric
     signature: str
@@ -56,6 +61,7 @@ class Summary:
     apgr: float | None
     cpt: dict[int, float | None]
     intervals: dict[str, Interval]
+    facts: dict[str, int]
 
 
 def read_table(path: Path | str) -> Table:
@@ -81,19 +87,27 @@ def read_table(path: Path | str) -> Table:
         outputs=outputs,
         references=references,
         costs=np.tile([0.0, 1.0], (len(ids), 1)) if costs is None else costs,
-        groups=columns.text("group") if columns.has("group") else ids,
+        groups=columns.text("group") if columns.has("group") else None,
+        keys=columns.text("key") if columns.has("key") else None,
     )
 
 
 def table_curve(
-    table: Table, *, metric: str, tokenize: str | None = None, num_resamples: int = 1_000, seed: int = 0
+    table: Table,
+    *,
+    metric: str,
+    tokenize: str | None = None,
+    positive: str | None = None,
+    num_resamples: int = 1_000,
+    seed: int = 0,
 ) -> Summary:
-    """The curve of a table under a metric, with 95% intervals over its groups.
+    """The curve of a table under a metric, with 95% intervals over its groups (of multirc_em: by default its questions).
 
-    Corpus metrics need the columns of texts; mean metrics take small_correct and large_correct where they are there.
-    Raises TableError where the table lacks what the metric needs.
+    accuracy takes small_correct and large_correct where they are there, and other mean metrics where there are no texts;
+    all else needs the columns of texts, multirc_em also `key`. Raises TableError where the table lacks what the metric
+    needs.
     """
-    judge = get_metric(metric, tokenize=tokenize)
+    judge = get_metric(metric, tokenize=tokenize, positive=positive)
     small, large = _statistics(table, judge)
     small_cost, large_cost = table.costs.T
     uncertainty = -table.score
@@ -115,9 +129,8 @@ def table_curve(
         metric=judge,
     )
     system = System(table.ids, small, large, uncertainty)
-    drawn = bootstrap_curves({"": system}, groups=table.groups, metric=judge, num_resamples=num_resamples, seed=seed)[
-        ""
-    ]
+    groups = table.groups or (table.keys if judge.needs_key else None) or table.ids
+    drawn = bootstrap_curves({"": system}, groups=groups, metric=judge, num_resamples=num_resamples, seed=seed)[""]
     counts = {len(references) for references in table.references} or {1}
     return Summary(
         metric=judge,
@@ -133,11 +146,13 @@ def table_curve(
             "quality_small": drawn.quality_small_interval,
             "quality_large": drawn.quality_large_interval,
         },
+        facts=judge.facts(small, large),
     )
 
 
 def summary_dict(summary: Summary, *, num_points: int | None = None) -> dict[str, Any]:
-    """The summary as plain JSON data. points: all n+1, or about num_points >= 2 spread evenly, both ends included."""
+    """The summary as plain JSON data; what is not defined is None. points: all n+1, or about num_points >= 2 spread evenly,
+    both ends included. facts: there only where there are any."""
     curve = summary.curve
     if num_points is not None and num_points < 2:
         raise TableError(f"number of points: found {num_points}; expected at least 2, the two ends of the curve")
@@ -145,23 +160,32 @@ def summary_dict(summary: Summary, *, num_points: int | None = None) -> dict[str
     if num_points is not None and num_points < len(rows):
         rows = np.unique(np.linspace(0, curve.num_rows, num_points).round().astype(np.int64))
     names = ("deferral_rate", "quality", "cost", "is_threshold")
-    columns = [getattr(curve, name)[rows].tolist() for name in names]
+    facts = {"facts": summary.facts} if summary.facts else {}
+    columns = [[_defined(value) for value in getattr(curve, name)[rows].tolist()] for name in names]
     return {
         "num_rows": curve.num_rows,
-        "quality_small": curve.quality_small,
-        "quality_large": curve.quality_large,
-        "quality_oracle": summary.quality_oracle,
+        "quality_small": _defined(curve.quality_small),
+        "quality_large": _defined(curve.quality_large),
+        "quality_oracle": _defined(summary.quality_oracle),
         "audc": summary.audc,
         "apgr": summary.apgr,
         "cpt": {str(percent): rate for percent, rate in summary.cpt.items()},
-        "intervals": {name: [interval.lower, interval.upper] for name, interval in summary.intervals.items()},
+        "intervals": {
+            name: [_defined(interval.lower), _defined(interval.upper)] for name, interval in summary.intervals.items()
+        },
         "points": [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)],
+        **facts,
     }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _statistics(table: Table, metric: Metric) -> tuple[FloatArray, FloatArray]:
     """(n, k) statistics of the small and of the large model's answers."""
-    if metric.is_mean and table.correct is not None:
+    takes_correct = metric.name == "accuracy" or (metric.is_mean and table.outputs is None)
+    if takes_correct and table.correct is not None:
         small, large = (np.stack([values, np.ones(len(values))], axis=1) for values in table.correct.T)
         return small, large
     if table.outputs is None:
@@ -169,8 +193,19 @@ def _statistics(table: Table, metric: Metric) -> tuple[FloatArray, FloatArray]:
             f"{table.path}: metric {metric.name} compares texts; found no columns {', '.join(OUTPUT)}. "
             "Add them, or choose the metric accuracy for small_correct and large_correct"
         )
-    small, large = (
-        np.array([metric.statistics(*pair) for pair in zip(outputs, table.references, strict=True)])
-        for outputs in table.outputs
-    )
-    return small, large
+    if metric.needs_key and table.keys is None:
+        raise TableError(
+            f"{table.path}: metric {metric.name} judges whole questions; found no column 'key'. "
+            "Add it: rows of one question have the same key"
+        )
+    keys: Sequence[str | None] = table.keys or [None] * len(table.ids)
+    both = []
+    for outputs in table.outputs:
+        rows = []
+        for row, (output, references, key) in enumerate(zip(outputs, table.references, keys, strict=True)):
+            try:
+                rows.append(metric.statistics(output, references, key))
+            except DataError as error:
+                raise TableError(f"{table.path}: row {row + 1}: {error}") from None
+        both.append(np.array(rows))
+    return both[0], both[1]

@@ -62,8 +62,11 @@ def curves(
         str | None, typer.Argument(help="Name of a sweep, to compute all its curves again", metavar="[NAME]")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="A .csv or .parquet file with results of any system")] = None,
-    metric: Annotated[str, typer.Option(help="accuracy, bleu or chrf (with --table)")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="Name of a metric, as in a task file (with --table)")] = "accuracy",
     tokenize: Annotated[str | None, typer.Option(help="Tokeniser of BLEU, for example zh (with --table)")] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="The answer that is the positive class of f1 and multirc_f1a (with --table)")
+    ] = None,
     as_json: AsJson = False,
     points: Annotated[
         int | None, typer.Option(help="Print about so many points instead of all (with --table)", min=2)
@@ -77,7 +80,9 @@ def curves(
     if table is not None:
         from catsweep.cli.table import table_command
 
-        table_command(table, metric=metric, tokenize=tokenize, as_json=as_json, num_points=points, out=out)
+        table_command(
+            table, metric=metric, tokenize=tokenize, positive=positive, as_json=as_json, num_points=points, out=out
+        )
         return
     from catsweep.cli.run import curves_command
 

@@ -10,13 +10,21 @@ from catsweep.cli.console import output
 from catsweep.records import write_atomic, write_json
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import table_lines
+from catsweep.report.tables import MISSING, fact_notes
 
 
 def table_command(
-    path: Path, *, metric: str, tokenize: str | None, as_json: bool, num_points: int | None, out: Path | None
+    path: Path,
+    *,
+    metric: str,
+    tokenize: str | None,
+    positive: str | None,
+    as_json: bool,
+    num_points: int | None,
+    out: Path | None,
 ) -> None:
     """Print the curve of a table; with `out` also write <out>/<table's name>.json and .png."""
-    summary = table_curve(read_table(path), metric=metric, tokenize=tokenize)
+    summary = table_curve(read_table(path), metric=metric, tokenize=tokenize, positive=positive)
     data = summary_dict(summary, num_points=num_points)
     if out is not None:
         write_json(out / f"{path.stem}.json", data)
@@ -29,9 +37,14 @@ def table_command(
     apgr = "none: the large model is not better" if data["apgr"] is None else f"{data['apgr']:.4f} (random: 0.5)"
     lines = [
         f"{data['num_rows']} rows, {metric}",
-        f"small {data['quality_small']:.4f}  large {data['quality_large']:.4f}  oracle {data['quality_oracle']:.4f}",
-        f"audc {data['audc']:.4f} [{interval[0]:.4f}, {interval[1]:.4f}]  apgr {apgr}",
+        "  ".join(f"{name} {_number(data[f'quality_{name}'])}" for name in ("small", "large", "oracle")),
+        f"audc {data['audc']:.4f} [{_number(interval[0])}, {_number(interval[1])}]  apgr {apgr}",
         "deferral rate that closes part of the gap: "
         + ", ".join(f"{share}%: {'none' if rate is None else f'{rate:.3f}'}" for share, rate in data["cpt"].items()),
+        *fact_notes(summary.facts),
     ]
     output.print("\n".join(lines), markup=False, highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4f}"

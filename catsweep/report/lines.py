@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,19 @@ METRIC_LABELS = {
     "accuracy": "accuracy",
     "exact_match": "exact match",
     "token_f1": "token F1",
+    "squad_em": "exact match (SQuAD)",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeLsum": "ROUGE-Lsum",
+    "macro_f1": "macro-F1",
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "multirc_f1a": "F1a",
+    "multirc_em": "exact match of questions",
 }
 
 
@@ -76,20 +88,20 @@ def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | No
     reference = baseline if baseline in strata else next(iter(strata))
     order = sorted(strata, key=lambda stratum: (stratum != baseline, stratum))
     curve = strata[reference]["curve"]
-    unit = "" if metric["scale"] == 1 else f" (0 to {metric['scale']:.0f})"
+    unit = _unit(metric.get("lowest", 0.0), metric["scale"])
     return CurveLines(
         title=f"{result['task']} ({METRIC_LABELS.get(name, name)})",
         quality_label=f"{METRIC_LABELS.get(name, name)} on test{unit}",
         percents=[float(percent) for percent in range(101)],
-        quality={stratum: strata[stratum]["curve"]["quality"] for stratum in order},
+        quality={stratum: _drawn(strata[stratum]["curve"]["quality"]) for stratum in order},
         cost_share={stratum: strata[stratum]["curve"]["cost_share"] for stratum in order},
-        quality_large=metric["large"]["value"],
-        random_quality=curve["random_quality"],
+        quality_large=_drawn([metric["large"]["value"]])[0],
+        random_quality=_drawn(curve["random_quality"]),
         random_label=f"random ({reference})",
-        oracle_quality=curve["oracle_quality"],
+        oracle_quality=_drawn(curve["oracle_quality"]),
         oracle_label=f"oracle ({reference})",
         router_cost_share=curve["router_cost_share"],
-        router_quality=curve["quality"],
+        router_quality=_drawn(curve["quality"]),
         router_label=f"router ({reference})",
     )
 
@@ -101,7 +113,7 @@ def table_lines(summary: Summary, *, title: str) -> CurveLines:
     label = METRIC_LABELS.get(summary.metric.name, summary.metric.name)
     return CurveLines(
         title=title,
-        quality_label=label if curve.scale == 1 else f"{label} (0 to {curve.scale:.0f})",
+        quality_label=label + _unit(curve.lowest, curve.scale),
         percents=(100 * curve.deferral_rate).tolist(),
         quality={"cascade": curve.quality.tolist()},
         cost_share={"cascade": (curve.cost / unit).tolist()},
@@ -115,6 +127,16 @@ def table_lines(summary: Summary, *, title: str) -> CurveLines:
         router_label="router",
         cost_label="mean cost a query (L alone = 1)",
     )
+
+
+def _unit(lowest: float, scale: float) -> str:
+    """The range of a quality, unless it is that of a share."""
+    return "" if (lowest, scale) == (0, 1) else f" ({lowest:.0f} to {scale:.0f})"
+
+
+def _drawn(values: list[float | None]) -> list[float]:
+    """NaN, which leaves a gap in a line, for points that are not defined."""
+    return [math.nan if value is None else value for value in values]
 
 
 def forest(rows: Sequence[ResultRow], summary: Json) -> list[Difference]:

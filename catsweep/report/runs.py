@@ -189,7 +189,10 @@ def curves_run(result: Json, row: ResultRow, at: float, colour: str, picture: Ca
     curve = first_metric(result)[1]["strata"][row.stratum]["curve"]
     winner = result["strata"][row.stratum]["winner"]
     points = [
-        Point(f"cascade/{name}", value, at, percent) for name in CURVES for percent, value in enumerate(curve[name])
+        Point(f"cascade/{name}", value, at, percent)
+        for name in CURVES
+        for percent, value in enumerate(curve[name])
+        if value is not None
     ]
     numbers = {name: value for name, value in vars(row).items() if isinstance(value, float) and name != "scale"}
     points += [Point(f"test/{name}", value, at, 0) for name, value in numbers.items()]

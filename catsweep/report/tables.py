@@ -28,7 +28,7 @@ class ResultRow:
     of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
     picked on calibration, and are None where any seed found no such threshold. num_steps: optimiser steps of the whole
     search. num_seeds: finished confirm runs, of num_seeds_wanted. kept_share: mean share of the target
-    tokens that the filter kept.
+    tokens that the filter kept. facts: see Metric.facts.
     """
 
     task: str
@@ -39,8 +39,8 @@ class ResultRow:
     stratum: str
     num_seeds: int
     num_seeds_wanted: int
-    quality_small: float
-    quality_large: float
+    quality_small: float | None
+    quality_large: float | None
     audc: float
     audc_lower: float
     audc_upper: float
@@ -55,6 +55,7 @@ class ResultRow:
     num_trials: int
     num_steps: int
     kept_share: float | None
+    facts: dict[str, int]
 
 
 def results_table(results: list[Json], summary: Json) -> list[ResultRow]:
@@ -79,7 +80,8 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
     large = metric["large"]["value"]
     equal = {stratum: _realised(metric["strata"][stratum]["rules"][rule], EQUAL_QUALITY) for stratum in strata}
     base = equal.get(baseline)
-    if baseline in metric["strata"] and metric["strata"][baseline]["quality_small"]["value"] >= large:
+    small = metric["strata"][baseline]["quality_small"]["value"] if baseline in metric["strata"] else None
+    if large is None or (small is not None and small >= large):
         base = None  # the large model is not better: there is no way to go
     rows = []
     for stratum in strata:
@@ -113,6 +115,7 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 num_trials=facts["num_trials"],
                 num_steps=facts["num_steps"],
                 kept_share=facts["kept_share"],
+                facts=found.get("facts", {}),
             )
         )
     return rows
@@ -127,7 +130,7 @@ def _realised(runs: list[Json], point: str) -> tuple[float, float] | None:
     """Mean over seeds of the cost (a share of the large model alone) and of the quality that a threshold picked on
     calibration gives on test; None where a seed found no threshold."""
     points = [run["operating"].get(point) for run in runs]
-    if None in points:
+    if None in points or any(found["quality"] is None for found in points):
         return None
     cost, quality = (float(np.mean([found[name] for found in points])) for name in ("cost_share", "quality"))
     return cost, quality
@@ -235,6 +238,10 @@ def notes(rows: list[ResultRow]) -> list[str]:
         "at a lower quality is none. Both without intervals; negative: it costs more; -: no threshold, or L is not better.",
         "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
     ]
+    for metric in dict.fromkeys(row.metric for row in rows):
+        found = [row.facts for row in rows if row.metric == metric]
+        facts = {name: max(item.get(name, 0) for item in found) for name in {name for item in found for name in item}}
+        lines += fact_notes(facts, f"{metric}: ")
     return lines + (["* fewer than 500 test rows: left out of macro claims."] if any(r.is_small for r in rows) else [])
 
 
@@ -252,6 +259,20 @@ def shortfalls(results: list[Json]) -> list[str]:
                     f"{result['task']} {stratum}: {num_seeds} of {wanted} confirm runs; {reason}. The same `catsweep run` tries "
                     "failed runs again."
                 )
+    return lines
+
+
+def fact_notes(facts: dict[str, int], where: str = "") -> list[str]:
+    """What to know about how a curve was computed, a sentence each."""
+    lines = []
+    if "num_points" in facts:
+        lines.append(f"{where}quality at {facts['num_points']} points of the curve, straight lines between them.")
+    unreadable = [facts.get("num_unreadable_small", 0), facts.get("num_unreadable_large", 0)]
+    if any(unreadable):
+        lines.append(
+            f"{where}{unreadable[0]} answers of S and {unreadable[1]} of L are no numbers; they count as the mean of the "
+            "references."
+        )
     return lines
 
 

@@ -1,14 +1,12 @@
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from catsweep.cascade.metrics import METRIC_NAMES, get_metric
-from catsweep.errors import DataError, TableError
+from catsweep.cascade.metrics import get_metric
 
-WMT22 = Path(__file__).parents[3] / "shared" / "data" / "wmt22"
+WMT22 = Path(__file__).parents[4] / "shared" / "data" / "wmt22"
 OUTPUTS = ["the cat sat on the mat", "", "🙂 hello 🎉🎉 world", "a b c d e f g", "  spaces  here ", "naïve café", "x"]
 REFERENCES = [
     ["the cat is on the mat", "there is a cat on the mat"],
@@ -97,42 +95,6 @@ def test_corpus_scores_of_chinese_equal_sacrebleu(name: str, tokenize: str | Non
     assert_equals_sacrebleu_at_every_point(name, tokenize, small, second, [[line] for line in first])
 
 
-def test_several_accepted_answers_are_alternatives() -> None:
-    for name in ("accuracy", "exact_match"):
-        metric = get_metric(name)
-        assert metric.statistics(" Paris\n", ["London", "Paris"]) == [1.0, 1.0]
-        assert metric.statistics("paris", ["London", "Paris"]) == [0.0, 1.0]
-
-
-def test_token_f1_follows_squad() -> None:
-    f1 = get_metric("token_f1")
-    # given {red, fox, runs}, wanted {quick, red, fox}: two common words, precision and recall 2/3.
-    assert f1.statistics("The red fox runs.", ["a quick red fox"])[0] == pytest.approx(2 / 3)
-    assert f1.statistics("red red", ["red"])[0] == pytest.approx(2 / 3)
-    assert f1.statistics("blue", ["red", "Blue!"]) == [1.0, 1.0]
-    assert f1.statistics("the", [""])[0] == 1.0
-    assert f1.statistics("", ["red"])[0] == 0.0
-
-
-def test_a_mean_is_the_mean_over_any_leading_axes_and_nan_of_no_rows() -> None:
-    metric = get_metric("accuracy")
-    np.testing.assert_array_equal(
-        metric.score([[[1.0, 2.0], [3.0, 3.0]], [[0.0, 0.0], [0.0, 4.0]]]), [[0.5, 1], [np.nan, 0]]
-    )
-
-
-@pytest.mark.parametrize("name", METRIC_NAMES)
-def test_metrics_say_how_many_statistics_they_have_and_travel_to_other_processes(name: str) -> None:
-    metric = pickle.loads(pickle.dumps(get_metric(name)))
-    assert metric.name == name
-    assert metric.higher_is_better
-    assert metric.scale == (100.0 if name in ("bleu", "chrf") else 1.0)
-    assert len(metric.statistics("a b", ["a b"])) == metric.num_statistics
-    assert float(metric.score(np.sum([metric.statistics("a b c d", ["a b c d"])], axis=0))) == pytest.approx(
-        metric.scale
-    )
-
-
 def test_signatures_are_those_of_sacrebleu() -> None:
     bleu = BLEU(tokenize="char")
     bleu.corpus_score(["a"], [["a"], ["b"]])
@@ -141,25 +103,3 @@ def test_signatures_are_those_of_sacrebleu() -> None:
     chrf.corpus_score(["a"], [["a"]])
     assert get_metric("chrf").signature == str(chrf.get_signature())
     assert "nrefs:var" in get_metric("chrf").signature_for(-1)
-
-
-@pytest.mark.parametrize(
-    ("name", "tokenize", "message"),
-    [
-        ("blue", None, "Did you mean 'bleu'"),
-        ("BLEU", None, "Did you mean 'bleu'"),
-        ("rougeL", None, "expected one of accuracy"),
-        ("bleu", "cha", "Did you mean 'char'"),
-        ("chrf", "zh", "only bleu has a tokenizer"),
-    ],
-)
-def test_an_unknown_metric_or_tokenizer_says_what_is_expected(name: str, tokenize: str | None, message: str) -> None:
-    with pytest.raises(TableError, match=message):
-        get_metric(name, tokenize=tokenize)
-
-
-@pytest.mark.parametrize("references", [[], "one text"])
-@pytest.mark.parametrize("name", METRIC_NAMES)
-def test_references_must_be_a_list_of_at_least_one(name: str, references: list[str]) -> None:
-    with pytest.raises(DataError, match="one or more accepted answers"):
-        get_metric(name).statistics("x", references)
