@@ -47,6 +47,13 @@ class KeepLength(_Step):
     num: int = Field(description="Number of items", ge=1)
 
 
+class KeepDistinct(_Step):
+    """Keep only rows whose choices all differ: a few rows of public datasets offer one text twice."""
+
+    kind: Literal["keep_distinct"] = "keep_distinct"
+    columns: list[Column] = Field(description="Columns of the choices, or one list column", min_length=1)
+
+
 class MapValues(_Step):
     """Replace the values of a column by others, such as codes by words. A value that is not listed is an error."""
 
@@ -177,7 +184,7 @@ class CleanText(_Step):
 
 
 ProcessStep = Annotated[
-    DropRows | KeepRows | KeepLength | MapValues | Record | MultiRc | ExplodeTurns | ScoreBuckets | SquadAnswers
-    | MergeRows | SpoilText | CleanText,
+    DropRows | KeepRows | KeepLength | KeepDistinct | MapValues | Record | MultiRc | ExplodeTurns | ScoreBuckets
+    | SquadAnswers | MergeRows | SpoilText | CleanText,
     Field(discriminator="kind"),
 ]  # fmt: skip

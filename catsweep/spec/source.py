@@ -66,6 +66,15 @@ class HubLocation(Spec):
     data_files: DataFiles | None = Field(None, description="Split name -> file or pattern below dataset_path")
 
 
+class Alternative(HubLocation):
+    """A further place of the same rows, perhaps under other column names."""
+
+    rename: dict[str, str] = Field({}, description="Column of this copy -> its name in the first one")
+    expect: Expectation | None = Field(
+        None, description="What this copy has to look like once its columns are renamed; default: as the first one"
+    )
+
+
 class HubSource(HubLocation):
     """A dataset of the Hugging Face hub, or a local folder in its layout. Files of data only, no remote code.
 
@@ -73,7 +82,7 @@ class HubSource(HubLocation):
     """
 
     kind: Literal["hub"] = "hub"
-    alternatives: list[HubLocation] = Field(
+    alternatives: list[Alternative] = Field(
         [], description="Further places of the same rows, tried in their order where the first cannot be found"
     )
     training_split: SplitName = Field("train", description="Split to train on, or a slice of it: `train[:100000]`")
@@ -140,7 +149,7 @@ class HubPart(HubLocation):
     """One split of a dataset of the hub."""
 
     kind: Literal["hub"] = "hub"
-    alternatives: list[HubLocation] = Field(
+    alternatives: list[Alternative] = Field(
         [], description="Further places of the same rows, tried in their order where the first cannot be found"
     )
     split: SplitName = Field("train", description="The split, or a slice of it")

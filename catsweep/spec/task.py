@@ -72,6 +72,10 @@ class TaskMetadata(Spec):
 
     version: float = Field(1, description="Raise it when the prompt or the data changes", ge=0)
     notes: str = Field("", description="What a reader should know")
+    status: Literal["run", "real_rows", "public_columns", "likely", "local_files"] | None = Field(
+        None,
+        description="Shipped tasks: on what they were tried, and how sure the place of their data is; see tasks.md",
+    )
 
 
 Template = Annotated[str, Field(min_length=1)]

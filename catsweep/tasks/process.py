@@ -13,6 +13,7 @@ from catsweep.spec.process import (
     CleanText,
     DropRows,
     ExplodeTurns,
+    KeepDistinct,
     KeepLength,
     KeepRows,
     MapValues,
@@ -75,6 +76,8 @@ def _row_function(step: ProcessStep) -> Callable[[dict[str, Any]], Rows]:
             return lambda row: [row] if _value(row, column) in values else []
         case KeepLength(column=column, num=num):
             return lambda row: [row] if len(_list(row, column)) == num else []
+        case KeepDistinct():
+            return lambda row: [row] if _is_distinct(step, row) else []
         case MapValues():
             return lambda row: [_map_value(step, row)]
         case Record():
@@ -117,6 +120,12 @@ def _text(row: Row, column: str) -> str:
     if not isinstance(value, str):
         raise _BadRow(f"{value!r:.80} in column {column!r}", "a text")
     return value
+
+
+def _is_distinct(step: KeepDistinct, row: Row) -> bool:
+    values = [_value(row, column) for column in step.columns]
+    texts = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return len({str(text).strip() for text in texts}) == len(texts)
 
 
 def _map_value(step: MapValues, row: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from catsweep.errors import SpecError
 from catsweep.spec.load import load_task
-from catsweep.spec.source import HubLocation, HubPart, HubSource, SplitsSource
+from catsweep.spec.source import Alternative, HubPart, HubSource, SplitsSource
 from catsweep.spec.task import TaskSpec
 
 FLAT = """\
@@ -45,7 +45,7 @@ def test_a_flat_file_is_a_hub_source(tmp_path: Path) -> None:
     assert isinstance(source, HubSource)
     assert (source.dataset_path, source.dataset_name, source.revision) == ("owner/name", "small", "abc")
     assert (source.training_split, source.validation_split, source.test_split) == ("train", None, "validation[:100]")
-    assert source.locations == [source, HubLocation(dataset_path="other/name")]
+    assert source.locations == [source, Alternative(dataset_path="other/name")]
     assert source.expect.num_rows == {"train": 7}
 
 

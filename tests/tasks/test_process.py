@@ -42,6 +42,12 @@ def test_rows_are_kept_by_the_length_of_a_list() -> None:
     assert run(rows, "keep_length", column="c.text", num=4) == rows[:1]
 
 
+def test_rows_that_offer_one_choice_twice_are_left_out() -> None:
+    rows = [{"c": {"text": ["a", "b"]}, "x": 1, "y": "1 "}, {"c": {"text": ["a", "a"]}, "x": 1, "y": "2"}]
+    assert run(rows, "keep_distinct", columns=["c.text"]) == rows[:1]
+    assert run(rows, "keep_distinct", columns=["x", "y"]) == rows[1:]
+
+
 def test_values_are_replaced_by_name() -> None:
     rows = [{"code": "X", "s": {"n": 2}}, {"code": "Y", "s": {"n": 3}}]
     assert [row["code"] for row in run(rows, "map_values", column="code", values={"X": "ex", "Y": 7})] == ["ex", 7]
