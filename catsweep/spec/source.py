@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from catsweep.spec.base import Name, Spec
 from catsweep.spec.package import PackageReader
+from catsweep.spec.types import canonical_type
 
 _SLICE = re.compile(r"^[\w.-]+(\[(-?\d+%?)?:(-?\d+%?)?\])?$")
 
@@ -41,6 +42,9 @@ DatasetPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 DataFiles = dict[str, Annotated[str, AfterValidator(_below)]]
 
 
+ColumnType = Annotated[str, AfterValidator(canonical_type)]
+
+
 class Expectation(Spec):
     """What a dataset has to look like. It is checked whenever the dataset is read; a difference is an error.
 
@@ -48,7 +52,7 @@ class Expectation(Spec):
     `ClassLabel`, `list<string>`, `{text: list<string>, answer_start: list<int>}`; the width of a number does not count.
     """
 
-    columns: dict[str, str] | list[str] = Field({}, description="Columns with their types, or their names alone")
+    columns: dict[str, ColumnType] | list[str] = Field({}, description="Columns with their types, or their names alone")
     labels: dict[str, list[str]] = Field({}, description="ClassLabel column -> its names, in their order")
     num_rows: dict[str, int] = Field({}, description="Split -> its number of rows; not compared with `verify: schema`")
 

@@ -25,7 +25,7 @@ def read_files(source: FilesSource, split: str, max_rows: int | None = None) -> 
         rows = _aligned(files)
     else:
         assert files is not None, f"the source has no split {split}"
-        readers = {"jsonl": _jsonl, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
+        readers = {"jsonl": read_json_lines, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
         rows = readers[source.format](Path(files))
     try:
         return list(itertools.islice(rows, max_rows))
@@ -48,7 +48,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.removesuffix("\n").removesuffix("\r")
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that holds one a line. Raises DataError."""
     for number, line in _lines(path):
         if not line.strip():
             continue

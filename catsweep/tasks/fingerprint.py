@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import assert_never
 
@@ -10,17 +9,20 @@ from catsweep.errors import DataError
 from catsweep.spec.base import digest
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, Source, SplitsSource
 from catsweep.spec.task import TaskSpec
-from catsweep.tasks.hub import local_folder
+from catsweep.tasks.hub import local_files
+from catsweep.tasks.hub_remote import remote_revision
+from catsweep.tasks.manifest import sha256_of
 from catsweep.tasks.package import package_versions
 from catsweep.tasks.sacrebleu_sets import sacrebleu_fingerprint
-from catsweep.tasks.sources import data_root_of_environment
+from catsweep.tasks.slices import parse_slice
+from catsweep.tasks.sources import data_root_of_environment, given_splits
 
 
 def source_fingerprint(task: TaskSpec, data_root: Path | None = None) -> str:
     """A key of the content that a task's rows come from; where it lies does not matter.
 
-    data_root: as in `Reading`. A dataset of the hub is told apart by its revision alone: give one, where it may change.
-    Raises DataError where a file is missing.
+    data_root: as in `Reading`. A dataset of the hub counts by its commit; a local copy by its files. Raises DataError
+    where a file is missing, or where the hub is needed and out of reach.
     """
     return _fingerprint(task.source, data_root or data_root_of_environment())
 
@@ -30,15 +32,13 @@ def _fingerprint(source: Source | HubPart | SacrebleuSource, data_root: Path | N
         case FilesSource():
             names = [source.train, source.validation, source.test]
             files = [sorted(name.items()) if isinstance(name, dict) else [("", name)] for name in names if name]
-            return digest([[column, _sha256(Path(file))] for columns in files for column, file in columns])
+            return digest([[column, sha256_of(Path(file))] for columns in files for column, file in columns])
         case PackageSource(reader=reader):
             return digest(package_versions(reader))
         case HubSource():
-            folder = local_folder(source, data_root)
-            if folder is None:
-                return digest(source.revision)
-            below = folder / source.dataset_name if source.dataset_name and not source.data_files else folder
-            return digest([[str(file.relative_to(below)), _sha256(file)] for file in sorted(below.rglob("*.parquet"))])
+            return digest(
+                [[split, _hub_split(source, name, data_root)] for split, name in given_splits(source).items()]
+            )
         case HubPart():
             return _fingerprint(source.as_source(), data_root)
         case SacrebleuSource():
@@ -50,11 +50,19 @@ def _fingerprint(source: Source | HubPart | SacrebleuSource, data_root: Path | N
             assert_never(source)
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}; expected a data file of a task. Check the path in the task's YAML"
-        ) from None
+def _hub_split(source: HubSource, name: str, data_root: Path | None) -> list[str]:
+    """Local files by their content; what comes from the hub by its commit, and where no revision is given by that of
+    today."""
+    files = local_files(source, parse_slice(name).split, data_root)
+    if files is not None:
+        return [sha256_of(file) for file in files]
+    problems = []
+    for location in source.locations:
+        try:
+            return [location.dataset_path, remote_revision(location)]
+        except DataError as error:
+            problems.append(str(error))
+    raise DataError(
+        f"{'; '.join(problems)}. Whether the rows are still the same cannot be seen without the hub: pin `revision` to a "
+        "commit, or run `catsweep fetch TASKS --to DIR` where there is a network, and give that DIR as `data_root`"
+    )

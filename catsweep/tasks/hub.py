@@ -1,7 +1,8 @@
-"""Rows of a dataset of the Hugging Face hub, or of a local folder in its layout. Parquet only, never remote code.
+"""Rows of a dataset of the Hugging Face hub, or of a local folder in its layout. Files of data only, never remote code.
 
-A local folder is tried first: CATSWEEP_DATA joined with `dataset_path`, then `dataset_path` itself. Layout:
-`<folder>[/<dataset_name>][/data]/<split>[-00000-of-00001].parquet`. A local folder has no revisions.
+Local folders come first, for each place that the source names: the data root joined with `dataset_path`, then
+`dataset_path` itself. Layout: `<folder>[/<dataset_name>][/data]/<split>[-00000-of-00001].parquet`, or what `data_files`
+says; where that names no Parquet file, a .parquet file of the same name will do, which is what `catsweep fetch` writes.
 """
 
 from __future__ import annotations
@@ -9,57 +10,151 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catsweep.errors import DataError
-from catsweep.spec.source import HubSource
+from catsweep.spec.source import HubLocation, HubSource
 from catsweep.spec.yaml import did_you_mean
+from catsweep.tasks.expect import check_expectation
+from catsweep.tasks.files import read_json_lines
+from catsweep.tasks.hub_remote import open_remote
+from catsweep.tasks.hub_split import HubSplit, shown
+from catsweep.tasks.manifest import sampled_rows
+from catsweep.tasks.slices import Slice, parse_slice
 
-DATA_FOLDER_VARIABLE = "CATSWEEP_DATA"
+BATCH_ROWS = 1_000
+
+Verify = Literal["all", "schema"]
 
 
 def read_hub(
-    source: HubSource, split: str, max_rows: int | None = None, *, data_root: Path | None = None
+    source: HubSource,
+    split: str,
+    max_rows: int | None = None,
+    *,
+    data_root: Path | None = None,
+    cache: Path | None = None,
+    verify: Verify = "all",
 ) -> list[dict[str, Any]]:
-    """The rows of a split, named as the dataset names it; the first `max_rows` of them. Raises DataError."""
-    folder = local_folder(source, data_root)
-    if folder is not None:
-        rows = _local_rows(_local_files(source, folder, split))
-        return list(itertools.islice(rows, max_rows))
-    return _remote_rows(source, split, max_rows, data_root)
+    """The rows of a split, or of a slice of it, named as the dataset names it; the first `max_rows` of them.
+
+    cache: folder for slices of datasets that are too large to download. Raises DataError: no such dataset or split,
+    another dataset than the source expects, an empty slice.
+    """
+    part = parse_slice(split)
+    found = find_split(source, part, data_root=data_root, cache=cache, max_rows=max_rows)
+    check_split(source, found, part.split, verify)
+    start, stop = part.bounds(found.num_rows)
+    stop = stop if max_rows is None else min(stop, start + max_rows)
+    rows = [row for batch in found.batches(start, stop) for row in batch.to_pylist()]
+    if not rows and found.num_rows:
+        raise DataError(f"{found.where}: found no row in {split!r} of {found.num_rows} rows; expected at least one")
+    return rows
 
 
-def local_folder(source: HubSource, data_root: Path | None) -> Path | None:
-    """The local folder that holds the dataset, or None where it has to come from the hub."""
-    candidates = [data_root / source.dataset_path] if data_root else []
-    candidates.append(Path(source.dataset_path).expanduser())
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+def check_split(source: HubSource, found: HubSplit, split: str, verify: Verify) -> None:
+    """Raise DataError where a split is not what the source expects."""
+    num_rows = found.num_all_rows if verify == "all" else None
+    check_expectation(source.expect, found.schema, num_rows, split=split, where=found.where)
 
 
-def _local_files(source: HubSource, folder: Path, split: str) -> list[Path]:
-    if source.data_files is not None:
-        if split not in source.data_files:
-            raise _no_split(source, split, sorted(source.data_files), "data_files")
-        found = sorted(folder.glob(source.data_files[split]))
+def find_split(
+    source: HubSource, part: Slice, *, data_root: Path | None, cache: Path | None = None, max_rows: int | None = None
+) -> HubSplit:
+    """A split in the first place that holds it: all local folders in order, then the hub. Raises DataError."""
+    tried: list[str] = []
+    for location in source.locations:
+        for folder in local_folders(location, data_root):
+            try:
+                return _open_local(location, folder, part.split, data_root)
+            except _NotHereError as error:
+                tried.append(str(error))
+    for location in source.locations:
+        try:
+            return open_remote(location, part, cache=cache, max_rows=max_rows)
+        except DataError as error:
+            tried.append(str(error))
+    root = str(data_root) if data_root else "no data root (neither `data_root` nor CATSWEEP_DATA is set)"
+    raise DataError(
+        f"hub dataset {shown(source)}, split {part.split!r}: found it neither in {root}, nor as a folder "
+        f"{source.dataset_path}, nor on the hub: {'; '.join(tried)}. Check the name; where there is no network, run "
+        "`catsweep fetch TASKS --to DIR` on a machine that has one, and give that DIR as `data_root` or CATSWEEP_DATA"
+    )
+
+
+def local_folders(location: HubLocation, data_root: Path | None) -> list[Path]:
+    """The local folders of a place that are there, the one below the data root first."""
+    candidates = [data_root / location.dataset_path] if data_root else []
+    candidates.append(Path(location.dataset_path).expanduser())
+    return [candidate for candidate in dict.fromkeys(candidates) if candidate.is_dir()]
+
+
+def local_files(source: HubSource, split: str, data_root: Path | None) -> list[Path] | None:
+    """The local files of a split, or None where it has to come from the hub."""
+    for location in source.locations:
+        for folder in local_folders(location, data_root):
+            try:
+                return _files(location, folder, split)
+            except _NotHereError:
+                continue
+    return None
+
+
+def fetched_file(location: HubLocation, split: str) -> Path:
+    """Where `catsweep fetch` puts a split, relative to the data root: a place that this module reads."""
+    folder = Path(location.dataset_path)
+    if location.data_files is None:
+        return folder / (location.dataset_name or "") / f"{split}-00000-of-00001.parquet"
+    pattern = Path(location.data_files[split].replace("**/", "").replace("*", split))
+    return folder / pattern.with_suffix(".parquet")
+
+
+class _NotHereError(DataError):
+    """A local folder does not hold the split; another place may."""
+
+
+def _open_local(location: HubLocation, folder: Path, split: str, data_root: Path | None) -> HubSplit:
+    files = _files(location, folder, split)
+    where = f"dataset {shown(location)} in {folder}"
+    if any(file.suffix in (".jsonl", ".json") for file in files):
+        table = pa.Table.from_pylist([row for file in files for row in read_json_lines(file)])
+        return HubSplit(where, table.schema, table.num_rows, table.num_rows, _slices_of(table), tuple(files))
+    opened = [_open_parquet(path) for path in files]
+    num_rows = sum(file.metadata.num_rows for file in opened)
+    is_sample = sampled_rows(data_root, files) is not None
+
+    def batches(start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        return itertools.chain.from_iterable(_ranges(files, start, stop))
+
+    num_all_rows = None if is_sample else num_rows
+    return HubSplit(where, opened[0].schema_arrow, num_rows, num_all_rows, batches, tuple(files))
+
+
+def _files(location: HubLocation, folder: Path, split: str) -> list[Path]:
+    if location.data_files is not None:
+        if split not in location.data_files:
+            raise _no_split(location, split, sorted(location.data_files), "data_files")
+        pattern = location.data_files[split]
+        fetched = Path(pattern.replace("**/", "").replace("*", split)).with_suffix(".parquet")
+        found = sorted(folder.glob(pattern)) or [file for file in (folder / fetched,) if file.is_file()]
         if not found:
-            raise DataError(
-                f"{folder}: found no file for data_files {split}: {source.data_files[split]!r}; expected Parquet files"
+            raise _NotHereError(
+                f"{folder}: found no file for data_files {split}: {pattern!r}; expected Parquet files or lines of JSON"
             )
         return found
-    below = folder / source.dataset_name if source.dataset_name else folder
+    below = folder / location.dataset_name if location.dataset_name else folder
     if not below.is_dir():
         names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        hint = did_you_mean(str(source.dataset_name), names)
-        raise DataError(
-            f"{folder}: found no configuration {source.dataset_name!r}; expected one of {', '.join(names)}. {hint}"
-        )
+        hint = did_you_mean(str(location.dataset_name), names)
+        text = f"{folder}: found no configuration {location.dataset_name!r}; expected one of {', '.join(names)}. {hint}"
+        raise _NotHereError(text.rstrip(". "))
     files = [*below.glob("*.parquet"), *below.glob("data/*.parquet")]
     found = sorted(file for file in files if _split_name(file) == split)
     if not found:
-        raise _no_split(source, split, sorted({_split_name(file) for file in files}), str(below))
+        raise _no_split(location, split, sorted({_split_name(file) for file in files}), str(below))
     return found
 
 
@@ -68,64 +163,43 @@ def _split_name(file: Path) -> str:
     return file.stem.split("-", 1)[0]
 
 
-def _local_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in files:
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1_000):
-                    yield from batch.to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: found no readable Parquet ({error}); expected a Parquet file") from None
-
-
-def _remote_rows(
-    source: HubSource, split: str, max_rows: int | None, data_root: Path | None = None
-) -> list[dict[str, Any]]:
-    import datasets  # takes seconds, and a local folder does without
-    from datasets.packaged_modules.cache.cache import Cache
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
-    keywords: dict[str, Any] = {"revision": source.revision, "data_files": source.data_files}
+def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        builder = datasets.load_dataset_builder(source.dataset_path, source.dataset_name, **keywords)
-        if not isinstance(builder, Parquet | Cache):  # Cache: downloaded before, and the hub cannot be reached now
-            raise DataError(
-                f"hub dataset {_shown(source)}: found a {builder.__class__.__name__} dataset; expected Parquet. Try "
-                "`revision: refs/convert/parquet`, where the hub keeps a Parquet copy, or download it and use `kind: files`"
-            )
-        if max_rows is not None and isinstance(builder, Parquet):
-            stream = datasets.load_dataset(
-                source.dataset_path, source.dataset_name, split=split, streaming=True, **keywords
-            )
-            return list(itertools.islice(stream, max_rows))
-        rows: list[dict[str, Any]] = datasets.load_dataset(
-            source.dataset_path, source.dataset_name, split=split, **keywords
-        ).to_list()
-        return rows[:max_rows]
-    except DataError:
-        raise
-    except Exception as error:  # the library, the network and the hub raise dozens of kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise DataError(_unreachable(source, split, data_root, f"{type(error).__name__}: {reason}")) from error
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: found no readable Parquet ({error}); expected a Parquet file") from None
 
 
-def _unreachable(source: HubSource, split: str, root: Path | None, reason: str) -> str:
-    tried = f"{root}/{source.dataset_path}, " if root else f"{DATA_FOLDER_VARIABLE} (not set), "
-    return (
-        f"hub dataset {_shown(source)}, split {split!r}: tried {tried}the folder {source.dataset_path}, and the hub "
-        f"({reason}); expected one of them to hold it. Check the name, or where there is no network put the Parquet "
-        f"files at <folder>/{source.dataset_path}/{f'{source.dataset_name}/' if source.dataset_name else ''}{split}"
-        f"-00000-of-00001.parquet and set {DATA_FOLDER_VARIABLE}=<folder>"
-    )
+def _ranges(files: list[Path], start: int, stop: int) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Rows start to stop of the files behind one another; what lies before them is not read."""
+    first = 0
+    for path in files:
+        with _open_parquet(path) as file:
+            for group in range(file.num_row_groups):
+                num_rows = file.metadata.row_group(group).num_rows
+                low, high = max(start - first, 0), min(stop - first, num_rows)
+                first += num_rows
+                if low < high:
+                    yield _slices(file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]), low, high)
 
 
-def _shown(source: HubSource) -> str:
-    return " ".join(part for part in (source.dataset_path, source.dataset_name, source.revision) if part)
+def _slices(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for batch in batches:
+        low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+        first += batch.num_rows
+        if low < high:
+            yield batch.slice(low, high - low)
+        if first >= stop:
+            return
 
 
-def _no_split(source: HubSource, split: str, names: list[str], where: str) -> DataError:
+def _slices_of(table: pa.Table) -> Any:
+    return lambda start, stop: iter(table.slice(start, stop - start).to_batches(max_chunksize=BATCH_ROWS))
+
+
+def _no_split(location: HubLocation, split: str, names: list[str], where: str) -> _NotHereError:
     hint = did_you_mean(split, names)
-    shown = ", ".join(names) or "no Parquet file at all"
-    return DataError(
-        f"dataset {_shown(source)} in {where}: found no split {split!r}; expected one of: {shown}. {hint}".rstrip()
-    )
+    listed = ", ".join(names) or "no Parquet file at all"
+    text = f"dataset {shown(location)} in {where}: found no split {split!r}; expected one of: {listed}"
+    return _NotHereError(f"{text}. {hint}" if hint else text)

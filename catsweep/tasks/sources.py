@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 from catsweep import records
 from catsweep.spec.load import DATA_ROOT_VARIABLE
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, Source, SplitsSource
 from catsweep.tasks.files import read_files
-from catsweep.tasks.hub import read_hub
+from catsweep.tasks.hub import Verify, read_hub
 from catsweep.tasks.package import read_package
 from catsweep.tasks.sacrebleu_sets import read_sacrebleu
 
+__all__ = ["Reading", "Rows", "Verify", "data_root_of_environment", "given_splits", "read_split"]
+
 Rows = list[dict[str, Any]]
-Verify = Literal["all", "schema"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ def read_split(source: Source, split: str, reading: Reading, max_rows: int | Non
     DataError."""
     match source:
         case HubSource():
-            return read_hub(source, given_splits(source)[split], max_rows, data_root=reading.data_root)
+            name = given_splits(source)[split]
+            return read_hub(
+                source, name, max_rows, data_root=reading.data_root, cache=reading.cache, verify=reading.verify
+            )
         case FilesSource():
             return read_files(source, split, max_rows)
         case PackageSource():
