@@ -1,8 +1,8 @@
 """A task's examples as token ids on storage, memory-mapped; and micro-batches of them.
 
 Prompt and target are tokenised as the model will see them: what the prompt's tokens are never depends on the answer.
-White space at the end of the delimiter belongs to the answer (as in lm-evaluation-harness), since most tokenisers join
-a space with the word behind it. Generated targets end with the end token, in the loss and in N; choices do not.
+White space at the end of prompt and delimiter belongs to the answer (as in lm-evaluation-harness), since most tokenisers
+join a space with the word behind it. Generated targets end with the end token, in the loss and in N; choices do not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.models import Architecture
-from catsweep.records import building, is_complete
+from catsweep.records import MANIFEST, building, is_complete, read_json
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 from catsweep.tensors import Batch, TeacherSignal
@@ -88,6 +88,20 @@ class TaskData:
         """id, group, prompt, references, choices of a split."""
         return pq.read_table(self.folder / f"{split}.parquet")
 
+    def warnings(self, task: str) -> list[str]:
+        """What a person should know about texts that were too long, a line each."""
+        facts = read_json(self.folder / MANIFEST)["facts"]
+        lines = []
+        for name, loss in (
+            ("prompts", "their beginning: training.max_prompt_tokens"),
+            ("targets", "their end: training.max_target_tokens"),
+        ):
+            cut = {split: counts[name] for split, counts in facts["num_cut"].items() if counts[name]}
+            if cut:
+                shown = ", ".join(f"{num} of {facts['num_rows'][split]} in {split}" for split, num in cut.items())
+                lines.append(f"{task}: {name} that are longer than the limit lost {loss} ({shown})")
+        return lines
+
 
 def write_task_data(
     folder: Path,
@@ -102,10 +116,13 @@ def write_task_data(
     """Tokenise the splits into a folder of the cache, once. Where the large model has rows of its own to train on,
     `examples` holds them as one more split, `large_train`."""
     if not is_complete(folder):
-        with building(folder, num_rows={split: len(rows) for split, rows in examples.items()}) as temporary:
-            encoder = _Encoder(task, tokenizer, architecture, max_prompt_tokens, max_target_tokens)
+        num_rows = {split: len(rows) for split, rows in examples.items()}
+        num_cut: dict[str, dict[str, int]] = {}
+        with building(folder, num_rows=num_rows, num_cut=num_cut) as temporary:
             for split, rows in examples.items():
+                encoder = _Encoder(task, tokenizer, architecture, max_prompt_tokens, max_target_tokens)
                 _write_split(temporary, split, rows, encoder)
+                num_cut[split] = encoder.num_cut
             tokenizer.save_pretrained(temporary / "tokenizer")
     return TaskData(folder)
 
@@ -186,17 +203,17 @@ class _Encoder:
             self.backend.no_truncation()
             self.backend.no_padding()
         self.decoder = architecture == "decoder"
-        head = task.target_delimiter.rstrip() if self.decoder else ""
-        self.delimiter = head
-        self.gap = task.target_delimiter[len(head) :] if self.decoder else ""
+        self.delimiter = task.target_delimiter
         self.max_prompt = max_prompt
         self.max_target = max_target
         self.end = [] if task.output_type == "multiple_choice" else [tokenizer.eos_token_id]
+        self.num_leading = self._count_leading()
+        self.num_cut = {"prompts": 0, "targets": 0}
 
     def encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
         """The token ids of the prompts, of the targets, and of the choices of all examples behind one another."""
-        texts = [example.prompt for example in examples]
-        encoded = self._encode([prompt + self.delimiter for prompt in texts], special=True)
+        texts = [self._split_prompt(example.prompt) for example in examples]
+        encoded = self._encode([context for context, _ in texts], special=True)
         prompts = [self._without_end(ids) for ids in encoded] if self.decoder else encoded
         every = range(len(examples))
         of_choice = [index for index in every for _ in examples[index].choices]
@@ -206,19 +223,45 @@ class _Encoder:
             targets = [choices[first[index] + example.label] for index, example in enumerate(examples)]
         else:
             targets = self._answers(texts, prompts, every, [example.target for example in examples])
-        cut = [ids[-self.max_prompt :] for ids in prompts]
-        return cut, [ids[: self.max_target] for ids in targets], choices
+        self.num_cut["prompts"] += sum(len(ids) > self.max_prompt for ids in prompts)
+        self.num_cut["targets"] += sum(len(ids) > self.max_target for ids in targets)
+        return [self._cut_prompt(ids) for ids in prompts], [ids[: self.max_target] for ids in targets], choices
+
+    def _split_prompt(self, prompt: str) -> tuple[str, str]:
+        """What is tokenised as the prompt, and the white space behind it, which belongs to the answer."""
+        if not self.decoder:
+            return prompt, ""
+        text = prompt + self.delimiter
+        context = text.rstrip()
+        return context, text[len(context) :]
+
+    def _cut_prompt(self, ids: list[int]) -> list[int]:
+        """The end of a long prompt, behind the tokens that begin every text: without its first token a model that was
+        trained with one writes nonsense."""
+        if len(ids) <= self.max_prompt:
+            return ids
+        num_leading = min(self.num_leading, self.max_prompt - 1)
+        return [*ids[:num_leading], *ids[len(ids) - self.max_prompt + num_leading :]]
+
+    def _count_leading(self) -> int:
+        """How many special tokens the tokeniser puts before every text."""
+        plain, whole = (self._encode(["a"], special=special)[0] for special in (False, True))
+        places = [start for start in range(len(whole)) if whole[start : start + len(plain)] == plain]
+        return places[0] if places else 0
 
     def _answers(
-        self, texts: list[str], prompts: list[list[int]], of: Sequence[int], answers: list[str]
+        self, texts: list[tuple[str, str]], prompts: list[list[int]], of: Sequence[int], answers: list[str]
     ) -> list[list[int]]:
-        """The tokens of each answer to the prompt number of[i]. A decoder's answer is what joint tokenisation puts
-        behind the prompt's tokens, since some tokenisers treat the beginning of a text differently; where joint
-        tokenisation changes the prompt's own tokens, the answer is tokenised alone."""
-        alone = [self.gap + answer for answer in answers]
+        """The tokens of each answer to the prompt number of[i] of `texts` (see `_split_prompt`).
+
+        A decoder's answer is what joint tokenisation puts behind the prompt's tokens, since some tokenisers treat the
+        beginning of a text differently; where joint tokenisation changes the prompt's own tokens, the answer is
+        tokenised alone.
+        """
+        alone = [texts[index][1] + answer for index, answer in zip(of, answers, strict=True)]
         if not self.decoder:
             return [[*ids, *self.end] for ids in self._encode(alone, special=False)]
-        joint = [f"{texts[index]}{self.delimiter}{answer}" for index, answer in zip(of, alone, strict=True)]
+        joint = [f"{texts[index][0]}{answer}" for index, answer in zip(of, alone, strict=True)]
         result: list[list[int]] = []
         changed = []
         for number, (index, whole) in enumerate(zip(of, self._encode(joint, special=True), strict=True)):

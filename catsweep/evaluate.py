@@ -194,7 +194,8 @@ def _cut(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str
     """The text of output tokens before the first text of `until`, and how many tokens it takes to see that text."""
 
     def decode(num_tokens: int) -> str:
-        text: str = tokenizer.decode(ids[:num_tokens], skip_special_tokens=True)
+        # The clean-up that many checkpoints ask for would turn "do n't ." into "don't.": metrics want what was written.
+        text: str = tokenizer.decode(ids[:num_tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     text = decode(len(ids))

@@ -50,7 +50,7 @@ from catsweep.spec.training import TrainingSpec, XentLoss
 from catsweep.tasks.examples import Example, load_examples
 from catsweep.tasks.fingerprint import source_fingerprint
 from catsweep.teacher import SignalArrays, teacher_pass
-from catsweep.train import TrainingData, Workers, current_workers, train
+from catsweep.train import TrainingData, Workers, current_workers, peak_memory_bytes, train
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
 
@@ -135,7 +135,7 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
     limits = [spec.training.max_prompt_tokens, spec.training.max_target_tokens]
     data_key = digest(
         [
-            *[1, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
+            *[2, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
             *[spec.data.data_key(), *limits, finetune.holdout if finetune else None],
         ]
     )
@@ -193,6 +193,8 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
         "architecture": inputs.architecture,
         "large_shape": model_shape(large.config).to_dict(),
         "signal": signal_summary(folders["signal"]),
+        "warnings": data.warnings(task.task),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
     if workers.rank == 0:
         write_json(path, facts)

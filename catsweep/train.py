@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -51,6 +53,17 @@ def current_workers() -> Workers:
     if dist.is_available() and dist.is_initialized():
         return Workers(dist.get_rank(), dist.get_world_size(), device)
     return Workers(0, 1, device)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far: the GPU's where there is one, else its resident memory.
+
+    One process may run several trials, one after another.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from catsweep.records import StepMetrics, TrialRecord, append_step, write_record
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.training import CatDistLoss, DistLoss
 from catsweep.teacher import load_signal
-from catsweep.train import TrainingData, current_workers, train
+from catsweep.train import TrainingData, current_workers, peak_memory_bytes, train
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
@@ -172,7 +172,12 @@ def make_record(
         num_parameters=sum(parameter.numel() for parameter in module.model.parameters()),
         small_shape=small_shape.to_dict(),
         large_shape=large_shape.to_dict(),
-        facts=run_facts() | {"keys": prepared.facts["keys"], "target_positions_only": module.fast},
+        facts=run_facts()
+        | {
+            "keys": prepared.facts["keys"],
+            "target_positions_only": module.fast,
+            "peak_memory_bytes": peak_memory_bytes(),
+        },
     )
 
 

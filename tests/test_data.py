@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from catsweep import data
@@ -128,3 +128,72 @@ def test_long_prompts_lose_their_beginning_and_long_targets_their_end(
     for index in range(3):
         assert cut.prompts[index].tolist() == whole.prompts[index][-2:].tolist()
         assert cut.targets[index].tolist() == whole.targets[index][:1].tolist()
+
+
+def test_a_first_token_that_begins_every_text_stays_when_a_prompt_is_cut(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    beginning = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), pad_token="<pad>", eos_token="<end>"
+    )
+    beginning.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<pad> $A", special_tokens=[("<pad>", 0)]
+    )
+    examples = generation_examples(3)
+    splits = {}
+    for limit in (99, 3, 1):
+        splits[limit] = data.write_task_data(
+            tmp_path / str(limit), {"train": examples}, task(), beginning, "decoder", max_prompt_tokens=limit, max_target_tokens=9
+        ).tokens("train")  # fmt: skip
+    for index in range(3):
+        whole = splits[99].prompts[index].tolist()
+        assert whole[0] == 0
+        assert splits[3].prompts[index].tolist() == [0, *whole[-2:]]
+        assert splits[1].prompts[index].tolist() == whole[-1:]
+        assert splits[3].targets[index].tolist() == splits[99].targets[index].tolist()
+        assert 0 not in splits[99].targets[index]
+
+
+def test_texts_that_are_cut_are_counted(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    examples = generation_examples(6)
+    lengths = [len(tokenizer(f"{example.prompt}:")["input_ids"]) for example in examples]
+    written = data.write_task_data(
+        tmp_path / "data", {"train": examples, "test": examples[:2]}, task(), tokenizer, "decoder",
+        max_prompt_tokens=1, max_target_tokens=99,
+    )  # fmt: skip
+    assert min(lengths) > 1
+    assert written.warnings("made/words") == [
+        "made/words: prompts that are longer than the limit lost their beginning: training.max_prompt_tokens "
+        "(6 of 6 in train, 2 of 2 in test)"
+    ]
+    write(tmp_path / "whole", examples, task(), tokenizer)
+    assert data.TaskData(tmp_path / "whole").warnings("made/words") == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "delimiter"), [("the new:", " "), ("the new: ", ""), ("the new:\n", " "), ("the new", ":\n\n")]
+)
+def test_white_space_before_the_answer_is_the_answers(
+    prompt: str, delimiter: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    spaced = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), pad_token="<pad>", eos_token="<end>"
+    )
+    spaced.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False
+    )  # GPT-2's: " low" is one word
+    split = write(
+        tmp_path / "data", [Example("0", "0", prompt, "lower", ("lower",))], task(target_delimiter=delimiter), spaced
+    )
+    seen = [*split.prompts[0], *split.targets[0]]
+    assert seen == [*spaced(f"{prompt}{delimiter}lower")["input_ids"], spaced.eos_token_id]
+    assert split.prompts[0].tolist() == spaced("the new:")["input_ids"]
+
+
+def test_an_encoder_keeps_the_white_space_of_its_prompt(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    examples = [Example("0", "0", "the new: ", "lower", ("lower",))]
+    split = data.write_task_data(
+        tmp_path / "data", {"train": examples}, task(), tokenizer, "encoder_decoder", max_prompt_tokens=99, max_target_tokens=99
+    ).tokens("train")  # fmt: skip
+    assert split.prompts[0].tolist() == tokenizer("the new: ")["input_ids"]
+    assert split.targets[0].tolist() == [*tokenizer("lower")["input_ids"], tokenizer.eos_token_id]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from catsweep.data import Tokens, TokenSplit, sequence_batch
-from catsweep.evaluate import Answer, generate, score_choices, token_statistics
+from catsweep.evaluate import Answer, _cut, generate, score_choices, token_statistics
 from catsweep.models import TargetLogits, architecture_of, build_model, make_tokenizer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
@@ -121,7 +121,7 @@ def test_choices_that_differ_in_their_last_token_alone_are_read_once(config: dic
     choices = [[5], [6], [7], [5, 6], [5, 7], [6, 6]]
     flat = Tokens(np.concatenate(choices).astype(np.int32), np.cumsum([0, *map(len, choices)]).astype(np.int64))
     prompts = lists(generator, [4, 7])
-    split = TokenSplit(prompts, prompts, flat, np.array([0, 3, 6]), np.zeros(2, np.int64))
+    split = TokenSplit(prompts, prompts, flat, np.array([0, 3, 6]))
     num_rows = []
     for part in module.model.modules():
         if isinstance(part, torch.nn.Embedding) and part.num_embeddings == len(TOKENIZER):
@@ -178,3 +178,10 @@ def test_an_answer_ends_before_the_first_stop_text_and_keeps_the_tokens_that_it_
     seen_first = next(num for num in range(1, 25) if "SN" in answer(num).output)
     np.testing.assert_allclose(cut.token_logprobs, whole.token_logprobs[:seen_first], atol=1e-5)
     close(answer(24, "never"), whole)
+
+
+def test_outputs_are_what_was_generated_whatever_clean_up_a_checkpoint_asks_for() -> None:
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    tokenizer.clean_up_tokenization_spaces = True
+    text = "it 's what I do n't know ."
+    assert _cut(tokenizer, tokenizer(text)["input_ids"], ())[0] == text

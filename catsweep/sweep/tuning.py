@@ -86,6 +86,8 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         else:
             self.search.ready.add(prepared.task)
             self.progress.tell("task_ready", f"{prepared.task} ready after {prepared.seconds:.1f} s")
+            for text in prepared.facts.get("warnings", []):
+                self.progress.tell("warning", text)
 
 
 def tune_search(searcher: SweepSearcher, run_trial: RunTrial, root: Path) -> None:
