@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from catsweep.errors import DataError
 from catsweep.spec.base import Json
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
@@ -132,13 +133,23 @@ def preview(
 def _rows(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
     """The processed rows of a given split; the first `num_rows`, and maybe more of them."""
     if not task.process:
-        return read_split(task.source, split, reading, num_rows)
+        return _read(task, split, reading, num_rows)
     place = f"task {task.task}, split {_name(task, split)}"
     read = None if num_rows is None else max(100, 10 * num_rows)
-    rows = apply_steps(task.process, read_split(task.source, split, reading, read), place)
+    rows = apply_steps(task.process, _read(task, split, reading, read), place)
     if num_rows is not None and len(rows) < num_rows:  # the steps dropped nearly all of the first rows
-        return apply_steps(task.process, read_split(task.source, split, reading), place)
+        return apply_steps(task.process, _read(task, split, reading), place)
     return rows
+
+
+def _read(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
+    """The rows as the source has them. Where the place of the data is not sure, an error repeats the task's notes."""
+    try:
+        return read_split(task.source, split, reading, num_rows)
+    except DataError as error:
+        if task.metadata.status not in ("likely", "local_files"):
+            raise
+        raise DataError(f"{error}. Notes of {task.task}: {task.metadata.notes}") from error
 
 
 def _reading(cache: Path | None, data_root: Path | None, verify: Verify) -> Reading:
