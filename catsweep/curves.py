@@ -2,7 +2,9 @@
 
     curves/<task>.json     qualities, intervals, differences, operating points, curves at every percent of deferral
     curves/<task>.parquet  every point of every curve
-    curves/summary.json    macro differences over tasks
+    curves/summary.json    macro differences over tasks; of each mixture its macro curves and worst member
+
+The members of a mixture are tasks here, named <mixture>/<task>.
 
 Thresholds are picked on calibration and applied to test; everything else is a test number of the confirmed runs.
 """
@@ -10,8 +12,7 @@ Thresholds are picked on calibration and applied to test; everything else is a t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import pyarrow as pa
 
 from catsweep.cascade.compare import Bootstrap, System, bootstrap_curves, holm, macro_difference, task_difference
 from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
-from catsweep.cascade.cost import ModelShape
 from catsweep.cascade.curve import (
     Curve,
     OperatingPoint,
@@ -32,11 +32,11 @@ from catsweep.cascade.curve import (
     cpt,
     flops_saved_at_equal_quality,
 )
-from catsweep.cascade.lines import oracle_curve, quality_oracle, random_line, router_cost
+from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
-from catsweep.cascade.rows import Cascade, make_cascade
 from catsweep.errors import StorageError
+from catsweep.macro import load_draws, macro_result, save_draws
 from catsweep.records import (
     TrialRecord,
     confirmed,
@@ -49,12 +49,14 @@ from catsweep.records import (
     write_json,
     write_rows,
 )
+from catsweep.runs import Run, all_points, mean_curve, read_run, run_oracle
 from catsweep.space import strata, training_tree
 from catsweep.spec.base import Json, digest
+from catsweep.spec.mixture import MixtureSpec, members, result_name
+from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
-BASELINE = "xent"
 COST_TARGETS = (0.25, 0.5, 0.75)
 """Operating points: the best quality within these shares of the large model's mean cost."""
 GAP_TARGETS = (0.5, 0.8, 1.0)
@@ -63,16 +65,6 @@ MIN_TEST_ROWS = 500
 """Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
 RESULTS_VERSION = 3
 """Of the files below curves/; results of another one are computed again."""
-PERCENTS = np.linspace(0.0, 1.0, 101)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One confirmed run: its rows beside the large model's, on calibration and on test."""
-
-    record: TrialRecord
-    calibration: Cascade
-    test: Cascade
 
 
 def compute_task(root: Path, sweep: str, task_name: str) -> Json:
@@ -80,13 +72,13 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
 
     A pure function of the files on storage: it may run anywhere, as often as one likes. Raises StorageError.
     """
-    spec, task, records = _sweep_of(root / sweep, task_name)
+    spec, unit, task, records = _sweep_of(root / sweep, task_name)
     large = read_rows(root / "cache" / "answers" / _answers_key(root, sweep, task_name) / "rows.parquet")
     result: Json = {
-        "task": task.task,
+        "task": task_name,
         "group": task.group,
         "metrics": {},
-        "num_rows": read_json(root / sweep / "prepared" / f"{task.task}.json")["num_rows"],
+        "num_rows": read_json(root / sweep / "prepared" / f"{task_name}.json")["num_rows"],
         "rules": spec.cascade.deferral,
         "baseline": BASELINE,
         "wanted": {
@@ -95,7 +87,10 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         },
         "strata": {},
     }
-    best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == task.task}
+    if isinstance(unit, MixtureSpec):
+        result |= {"mixture": unit.task, "member": task.task}
+    folder = root / sweep / "curves"
+    best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == unit.task}
     for stratum, winner in best.items():
         result["strata"][stratum] = _stratum_facts(root / sweep, records, winner, spec)
     points = []
@@ -103,28 +98,35 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         metric = metric_of(item)
         runs = {
             stratum: [
-                _run(root / sweep, record, large, metric)
+                read_run(root / sweep, record, large, metric, result.get("member"))
                 for record in confirmed(records, winner, spec.search.confirm_seeds)
             ]
             for stratum, winner in best.items()
         }
         runs = {stratum: found for stratum, found in runs.items() if found}
-        result["metrics"][metric.name] = _metric_results(runs, spec, metric)
-        points += list(_all_points(runs, spec, metric))
-    folder = root / sweep / "curves"
+        draws = _bootstrap(runs, spec.cascade.deferral[0], spec, metric) if runs else {}
+        if isinstance(unit, MixtureSpec) and not result["metrics"]:
+            save_draws(folder / f"{task_name}.npz", _all_draws(draws))
+        result["metrics"][metric.name] = _metric_results(runs, draws, spec, metric)
+        points += list(all_points(runs, spec, metric))
     result = _defined(result)
-    write_json(folder / f"{task.task}.json", result)
+    write_json(folder / f"{task_name}.json", result)
     if points:
-        write_rows(folder / f"{task.task}.parquet", pa.concat_tables(points))
+        write_rows(folder / f"{task_name}.parquet", pa.concat_tables(points))
     return result
 
 
 def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
     """Macro differences of audc to the baseline over all tasks: writes and returns curves/summary.json.
 
-    The primary endpoint is cat_xent/either; Holm's correction runs over the other strata. Small tasks are left out.
+    The primary endpoint is cat_xent/either; Holm's correction runs over the other strata. Small tasks are left out, and
+    so are the members of mixtures, which have macro results of their own, unless the sweep is one mixture and no more.
     """
+    found = read_sweep(root / sweep)
+    mixtures = [unit for unit in found[1] if isinstance(unit, MixtureSpec)] if found else []
+    only_one = len(mixtures) == 1 and found is not None and len(found[1]) == 1
     tasks = [result for result in results if result["strata"] and not is_small(result)]
+    tasks = [result for result in tasks if only_one or "mixture" not in result]
     names = sorted({name for result in tasks for name in result["strata"]} - {BASELINE})
     macro: Json = {}
     for stratum in names:
@@ -150,8 +152,20 @@ def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
         "tasks": [result["task"] for result in tasks],
         "left_out_small": left_out,
     }
+    if mixtures:
+        summary["mixtures"] = [
+            _macro(root, sweep, name, [result for result in results if result.get("mixture") == name])
+            for name in (mixture.task for mixture in mixtures)
+            if any(result.get("mixture") == name for result in results)
+        ]
     write_json(root / sweep / "curves" / "summary.json", summary)
     return summary
+
+
+def _macro(root: Path, sweep: str, name: str, results: list[Json]) -> Json:
+    folder = root / sweep / "curves"
+    draws = [load_draws(folder / f"{result['task']}.npz") for result in results]
+    return dict(_defined(macro_result(name, results, draws, [is_small(result) for result in results])))
 
 
 def results_key(root: Path, sweep: str) -> str:
@@ -159,7 +173,7 @@ def results_key(root: Path, sweep: str) -> str:
     found = read_sweep(root / sweep)
     records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
     settings = found[0].cascade.to_json() if found else None
-    tasks = [task.task for task in found[1]] if found else []
+    tasks = result_names(found[1]) if found else []
     seeds, samples = (found[0].search.confirm_seeds, found[0].search.num_samples) if found else (0, 0)
     runs = [[record.trial_id, record.status, record.ended_at] for record in records]
     return digest([RESULTS_VERSION, settings, seeds, samples, tasks, runs])
@@ -176,14 +190,19 @@ def is_small(result: Json) -> bool:
     return bool(result["num_rows"]["test"] < MIN_TEST_ROWS)
 
 
-def _sweep_of(folder: Path, task_name: str) -> tuple[SweepSpec, TaskSpec, list[TrialRecord]]:
+def result_names(units: Sequence[TaskSpec | MixtureSpec]) -> list[str]:
+    """What `compute_task` computes: every task, and every member of every mixture."""
+    return [result_name(unit, task) for unit in units for task in members(unit)]
+
+
+def _sweep_of(folder: Path, name: str) -> tuple[SweepSpec, TaskSpec | MixtureSpec, TaskSpec, list[TrialRecord]]:
     found = read_sweep(folder)
     if found is None:
         raise StorageError(f"{folder} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root")
-    spec, tasks = found
+    spec, units = found
     records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
-    task = next(task for task in tasks if task.task == task_name)
-    return spec, task, [record for record in records if record.task == task_name]
+    unit, task = next((unit, task) for unit in units for task in members(unit) if result_name(unit, task) == name)
+    return spec, unit, task, [record for record in records if record.task == unit.task]
 
 
 def _answers_key(root: Path, sweep: str, task: str) -> str:
@@ -215,22 +234,12 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
     }
 
 
-def _run(folder: Path, record: TrialRecord, large: pa.Table, metric: Metric) -> Run:
-    rows = read_rows(folder / record.trial_id / "rows.parquet")
-    shapes = ModelShape.from_dict(record.small_shape), ModelShape.from_dict(record.large_shape)
-
-    def cascade(split: str) -> Cascade:
-        small_part, large_part = (table.filter(pa.compute.equal(table["split"], split)) for table in (rows, large))
-        return make_cascade(small_part, large_part, metric, small_shape=shapes[0], large_shape=shapes[1])
-
-    return Run(record, cascade("calibration"), cascade("test"))
-
-
-def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Json:
+def _metric_results(
+    runs: dict[str, list[Run]], draws: dict[str, list[Bootstrap]], spec: SweepSpec, metric: Metric
+) -> Json:
     first_rule = spec.cascade.deferral[0]
     if not runs:
         return {"scale": metric.scale, "lowest": metric.lowest, "signature": metric.signature, "strata": {}}
-    draws = _bootstrap(runs, first_rule, spec, metric)
     some = next(iter(runs.values()))[0]
     large = next(iter(next(iter(draws.values()))))
     anchor = _gap_anchor(runs, first_rule)
@@ -250,7 +259,7 @@ def _metric_results(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric)
             "audc": _mean_interval([item.audc for item in own], [item.audc_draws for item in own]),
             "cost_small_flops": float(np.mean([run.test.small_cost.mean() for run in found])),
             "rules": {rule: _rule_results(found, rule, metric, anchor) for rule in spec.cascade.deferral},
-            "curve": _mean_curve(found, first_rule, metric),
+            "curve": mean_curve(found, first_rule, metric),
             "facts": _facts(found, metric),
         }
         if stratum != BASELINE and BASELINE in draws:
@@ -296,6 +305,18 @@ def _bootstrap(runs: dict[str, list[Run]], rule: str, spec: SweepSpec, metric: M
     return {stratum: [drawn[f"{stratum}\n{index}"] for index in range(len(found))] for stratum, found in runs.items()}
 
 
+def _all_draws(draws: dict[str, list[Bootstrap]]) -> dict[str, FloatArray]:
+    """The draws of all runs as macro.Draws."""
+    found = {f"audc/{stratum}": np.array([item.audc_draws for item in runs]) for stratum, runs in draws.items()}
+    found |= {
+        f"quality_small/{stratum}": np.array([item.quality_small_draws for item in runs])
+        for stratum, runs in draws.items()
+    }
+    if draws:
+        found["quality_large"] = next(iter(draws.values()))[0].quality_large_draws
+    return found
+
+
 def _mean_interval(values: list[float], draws: list[FloatArray]) -> Json:
     """Mean over seeds with its 95% interval; each seed's value beside it."""
     return {**vars(task_difference(values, draws)), "by_seed": values}
@@ -332,7 +353,7 @@ def _run_results(run: Run, rule: str, metric: Metric, anchor: tuple[float, float
         "audc": audc(curve),
         "apgr": apgr(curve),
         "cpt": {str(percent): cpt(curve, percent) for percent in (20, 50, 80)},
-        "quality_oracle": quality_oracle(_oracle(run.test)),
+        "quality_oracle": quality_oracle(run_oracle(run.test)),
         "aurc": aurc(curve),
         "auroc": None if correct is None else auroc(uncertainty, correct),
         "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
@@ -356,67 +377,6 @@ def _realised(picked: OperatingPoint | None, test: Curve) -> Json | None:
     }
 
 
-def _oracle(cascade: Cascade) -> Curve:
-    return oracle_curve(
-        ids=cascade.signals.ids,
-        small_statistics=cascade.small_statistics,
-        large_statistics=cascade.large_statistics,
-        small_cost=cascade.small_cost,
-        large_cost=cascade.large_cost,
-        metric=cascade.metric,
-    )
-
-
-def _mean_curve(runs: list[Run], rule: str, metric: Metric) -> Json:
-    """Curves at 0, 1, ... 100 percent of deferral, interpolated between points, mean over seeds."""
-    curves = [run.test.curve(rule) for run in runs]
-    oracles = [_oracle(run.test) for run in runs]
-
-    def mean(values: list[tuple[Curve, FloatArray]]) -> list[float]:
-        lines = [np.interp(PERCENTS, curve.deferral_rate, line) for curve, line in values]
-        return [float(value) for value in np.mean(lines, axis=0)]
-
-    return {
-        "quality": mean([(curve, curve.quality) for curve in curves]),
-        "cost_share": mean([(curve, curve.cost / curve.cost_large) for curve in curves]),
-        "router_cost_share": mean([(curve, router_cost(curve) / curve.cost_large) for curve in curves]),
-        "small_kept_quality": mean([(curve, _last_filled(curve.small_kept_quality)) for curve in curves]),
-        "large_deferred_quality": mean([(curve, _first_filled(curve.large_deferred_quality)) for curve in curves]),
-        "random_quality": mean([(curve, random_line(curve, metric)) for curve in curves]),
-        "oracle_quality": mean([(curve, curve.quality) for curve in oracles]),
-    }
-
-
-def _last_filled(values: FloatArray) -> FloatArray:
-    """A1 has no value where everything is deferred: the last value stands there, for drawing. The same at other points
-    where a metric is not defined."""
-    last = np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))))
-    return values[last]
-
-
-def _first_filled(values: FloatArray) -> FloatArray:
-    return _last_filled(values[::-1])[::-1]
-
-
-def _all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Iterator[pa.Table]:
-    for stratum, found in runs.items():
-        for run in found:
-            for rule in spec.cascade.deferral:
-                curve = run.test.curve(rule)
-                size = curve.num_rows + 1
-                yield pa.table({
-                    "stratum": pa.array([stratum] * size).dictionary_encode(),
-                    "seed": np.full(size, run.record.seed),
-                    "metric": pa.array([metric.name] * size).dictionary_encode(),
-                    "rule": pa.array([rule] * size).dictionary_encode(),
-                    "num_deferred": np.arange(size),
-                    "quality": curve.quality,
-                    "cost_flops": curve.cost,
-                    "threshold": curve.threshold,
-                    "is_threshold": curve.is_threshold,
-                })  # fmt: skip
-
-
 def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
     """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks. Raises StorageError."""
     found = read_sweep(root / sweep)
@@ -425,13 +385,24 @@ def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
             f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
         )
     folder = root / sweep / "curves"
-    paths = [folder / f"{task.task}.json" for task in found[1]]
+    paths = [folder / f"{name}.json" for name in result_names(found[1])]
     summary = read_json(folder / "summary.json")
     if summary.get("version") != RESULTS_VERSION:
         raise StorageError(
             f"{folder} was computed by another version of catsweep; `catsweep curves {sweep}` computes it again from the rows"
         )
     return [read_json(path) for path in paths if path.exists()], summary
+
+
+def with_macros(results: list[Json], summary: Json) -> list[Json]:
+    """The results with the macro result of each mixture before its members."""
+    macros = {macro["task"]: macro for macro in summary.get("mixtures", [])}
+    found = []
+    for result in results:
+        if (macro := macros.pop(result.get("mixture"), None)) is not None:
+            found.append(macro)
+        found.append(result)
+    return found
 
 
 def all_rules(results: list[Json]) -> list[str]:

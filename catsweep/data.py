@@ -304,20 +304,48 @@ def collate(
     start_id: first token of an encoder-decoder's decoder. teacher: the signal of all target tokens of the split, of
     which this batch's are taken.
     """
-    prompts = [data.prompts[index] for index in indices]
-    targets = [data.targets[index] for index in indices]
+    return collate_parts([(data, indices, teacher)], architecture=architecture, pad_id=pad_id, start_id=start_id)
+
+
+def collate_parts(
+    parts: Sequence[tuple[TokenSplit, IntArray, TeacherSignal | None]],
+    *,
+    architecture: Architecture,
+    pad_id: int,
+    start_id: int | None,
+) -> Batch:
+    """A training micro-batch of examples of several splits behind one another, each with the signal of its own split;
+    see `collate`."""
+    prompts = [data.prompts[index] for data, indices, _ in parts for index in indices]
+    targets = [data.targets[index] for data, indices, _ in parts for index in indices]
     batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
-    if teacher is None:
+    taken = [_taken(data, indices, teacher) for data, indices, teacher in parts if teacher is not None]
+    if not taken:
         return batch
+    return Batch(**{**vars(batch), "teacher": taken[0] if len(taken) == 1 else _joined(taken)})
+
+
+def _taken(data: TokenSplit, indices: IntArray, teacher: TeacherSignal) -> TeacherSignal:
+    """The signal of some examples' target tokens."""
     offsets = data.targets.offsets
     flat_N = torch.from_numpy(np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices]))
-    taken = TeacherSignal(
+    return TeacherSignal(
         rank_N=teacher.rank_N[flat_N].long(),
         logprob_N=teacher.logprob_N[flat_N].float(),
         ids_NK=None if teacher.ids_NK is None else teacher.ids_NK[flat_N].long(),
         weights_NK=None if teacher.weights_NK is None else teacher.weights_NK[flat_N].float(),
     )
-    return Batch(**{**vars(batch), "teacher": taken})
+
+
+def _joined(signals: Sequence[TeacherSignal]) -> TeacherSignal:
+    ids = [signal.ids_NK for signal in signals if signal.ids_NK is not None]
+    weights = [signal.weights_NK for signal in signals if signal.weights_NK is not None]
+    return TeacherSignal(
+        rank_N=torch.cat([signal.rank_N for signal in signals]),
+        logprob_N=torch.cat([signal.logprob_N for signal in signals]),
+        ids_NK=torch.cat(ids) if ids else None,
+        weights_NK=torch.cat(weights) if weights else None,
+    )
 
 
 def sequence_batch(

@@ -13,11 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.ragged import Ragged
 from catsweep.errors import CatsweepError
+from catsweep.inputs import Inputs, read_inputs
+from catsweep.mixture import read_mixture
 from catsweep.models import load_config, model_shape
-from catsweep.prepare import EVALUATION_SPLITS, Inputs, read_inputs
+from catsweep.prepare import EVALUATION_SPLITS
 from catsweep.records import is_complete, read_records
-from catsweep.space import rungs, strata, training_tree
+from catsweep.space import check_guards, rungs, strata, training_tree
 from catsweep.spec.load import Sweep
+from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
@@ -38,8 +41,22 @@ VALUES_A_STEP = 8
 
 
 @dataclass(frozen=True)
+class MemberPlan:
+    """A member of a mixture. num_dropped: its training examples that are left out since their source text stands in an
+    evaluation split of another member. num_dropped_large: further ones, of the large model's part alone, which stand in
+    another member's part for the small models. rate: its share of the training examples."""
+
+    task: str
+    group: str
+    num_rows: dict[str, int]
+    num_dropped: int
+    num_dropped_large: int
+    rate: float
+
+
+@dataclass(frozen=True)
 class TaskPlan:
-    """One task's part of a sweep: estimates, with all trials trained to their last step.
+    """One task's or mixture's part of a sweep: estimates, with all trials trained to their last step.
 
     Token counts are means over some training examples, cut at the sweep's limits; choice tokens are those of all choices
     of an example. disk_bytes: what is there at the end, MLflow's database and artifacts included. While it is fine-tuned,
@@ -66,6 +83,7 @@ class TaskPlan:
     disk_bytes_large_checkpoint: float
     disk_bytes_trial_checkpoint: float
     cached: dict[str, bool]
+    members: list[MemberPlan]
 
     @property
     def flops(self) -> float:
@@ -99,6 +117,7 @@ class Plan:
 def make_plan(sweep: Sweep, *, root: Path) -> Plan:
     """The plan of a sweep: reads every task's data, but starts neither Ray nor a model."""
     spec = sweep.spec
+    check_guards(spec)
     names = list(strata(training_tree(spec), spec.search.stratify))
     tasks, problems = [], []
     for task in sweep.tasks:
@@ -110,13 +129,28 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
     return Plan(spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks, problems)
 
 
-def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> TaskPlan:
-    inputs = read_inputs(task, spec, root=root)
+def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, root: Path) -> TaskPlan:
+    planned: list[MemberPlan] = []
+    if isinstance(task, MixtureSpec):
+        mixed = read_mixture(task, spec, root=root)
+        parts, rates = list(mixed.inputs.values()), np.array(list(mixed.rates.values()))
+        for member, part, rate in zip(task.members, parts, rates.tolist(), strict=True):
+            dropped = mixed.num_dropped[member.task]
+            of_large = dropped["large_only"]
+            leaks = sum(dropped.values()) - of_large
+            planned.append(MemberPlan(member.task, member.group, _num_rows([part]), leaks, of_large, rate))
+    else:
+        parts, rates = [read_inputs(task, spec, root=root)], np.ones(1)
+    inputs = parts[0]
     small = model_shape(load_config(spec.small, inputs.tokenizer))
     large = model_shape(load_config(spec.large, inputs.tokenizer))
-    tokens = _Tokens.of(inputs.examples["train"], inputs.tokenizer, task, spec)
-    prompt, target = float(tokens.prompts.mean()), float(tokens.targets.mean())
-    num_rows = {split: len(rows) for split, rows in inputs.examples.items()}
+    tokens = [
+        _Tokens.of(part.examples["train"], part.tokenizer, member, spec)
+        for member, part in zip(members(task), parts, strict=True)
+    ]
+    prompt = float(rates @ [found.prompts.mean() for found in tokens])
+    target = float(rates @ [found.targets.mean() for found in tokens])
+    num_rows = _num_rows(parts)
 
     def steps_flops(shape: ModelShape, steps: int, batch_size: int) -> float:
         return steps * train_flops_per_step(
@@ -124,15 +158,23 @@ def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> 
         )
 
     def answer_flops(shape: ModelShape, splits: tuple[str, ...]) -> float:
-        each = forward_flops(shape, tokens.prompts, tokens.targets, tokens.choices).mean()
-        return float(each) * sum(num_rows[split] for split in splits)
+        return sum(
+            float(forward_flops(shape, found.prompts, found.targets, found.choices).mean()) * len(part.examples[split])
+            for found, part in zip(tokens, parts, strict=True)
+            for split in splits
+        )
 
     training, finetune = spec.training, spec.large.finetune
     run = steps_flops(small, training.steps, training.batch_size)
     num_search = num_strata * spec.search.num_samples
     num_confirm = num_strata * spec.search.confirm_seeds
     evaluated = num_search * len(rungs(spec)) * answer_flops(small, ("validation",))
-    cached = {name: is_complete(folder, hashes=False) for name, folder in inputs.folders(root).items()}
+    folders = [part.folders(root) for part in parts]
+    cached = {name: all(is_complete(found[name], hashes=False) for found in folders) for name in folders[0]}
+    signed = sum(
+        float(forward_flops(large, found.prompts, found.targets).mean()) * len(part.examples["train"])
+        for found, part in zip(tokens, parts, strict=True)
+    )
     return TaskPlan(
         task=task.task,
         group=task.group,
@@ -144,19 +186,23 @@ def _plan_task(task: TaskSpec, spec: SweepSpec, num_strata: int, root: Path) -> 
         large_parameters=_parameters(large),
         mean_prompt_tokens=prompt,
         mean_target_tokens=target,
-        mean_choice_tokens=float(tokens.choices.sum().mean()),
+        mean_choice_tokens=float(rates @ [found.choices.sum().mean() for found in tokens]),
         flops_search=num_search * run + evaluated,
         flops_confirm=num_confirm * (run + answer_flops(small, EVALUATION_SPLITS)),
         flops_large_finetune=steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0,
-        flops_large_pass=answer_flops(large, EVALUATION_SPLITS)
-        + float(forward_flops(large, tokens.prompts, tokens.targets).mean()) * num_rows["train"],
+        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + signed,
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
         + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),
         # A new checkpoint is whole before the old one goes.
         disk_bytes_large_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(large) if finetune else 0.0,
         disk_bytes_trial_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(small) if len(rungs(spec)) > 1 else 0.0,
         cached=cached,
+        members=planned,
     )
+
+
+def _num_rows(parts: list[Inputs]) -> dict[str, int]:
+    return {split: sum(len(part.examples[split]) for part in parts) for split in parts[0].examples}
 
 
 @dataclass(frozen=True)

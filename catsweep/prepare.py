@@ -11,7 +11,6 @@ Each lies in a content-addressed folder of <root>/cache; <root>/<sweep>/prepared
 from __future__ import annotations
 
 import functools
-import hashlib
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,29 +27,25 @@ from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
+from catsweep.inputs import Inputs, read_inputs
 from catsweep.models import (
     Architecture,
     TargetLogits,
-    architecture_of,
     build_model,
-    check_pair,
     load_config,
-    load_tokenizer,
     model_key,
     model_shape,
     position_limit,
-    tokenizer_key,
 )
 from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
-from catsweep.spec.base import digest
-from catsweep.spec.model import AnyModel, FinetuneSpec, LargePretrained, LargeScratch, ScratchModel
+from catsweep.spec.mixture import MixtureSpec
+from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec, XentLoss
-from catsweep.tasks.examples import Example, load_examples
-from catsweep.tasks.fingerprint import source_fingerprint
+from catsweep.tasks.fingerprint import source_fingerprint, unit_fingerprint
 from catsweep.teacher import SignalArrays, teacher_pass
-from catsweep.train import TrainingData, Workers, current_workers, peak_memory_bytes, train
+from catsweep.train import MixedData, TrainingData, Workers, current_workers, peak_memory_bytes, train
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
 
@@ -90,7 +85,7 @@ def prepared_path(root: Path, sweep: str, task: str) -> Path:
 
 
 def load_prepared(root: Path, sweep: str, task: str) -> Prepared:
-    """What `prepare_task` made. Raises StorageError where it has not run."""
+    """What was made for a task, or for a member of a mixture, `mixture/task`. Raises StorageError where it has not run."""
     facts = read_json(prepared_path(root, sweep, task))
     cache = root / "cache"
     large = cache / "large" / facts["keys"]["large"] if facts["keys"]["large"] else None
@@ -103,53 +98,6 @@ def load_prepared(root: Path, sweep: str, task: str) -> Prepared:
     )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A task's examples and tokeniser, and the keys of everything that is made from them."""
-
-    examples: dict[str, list[Example]]
-    tokenizer: PreTrainedTokenizerBase
-    architecture: Architecture
-    distribution: DistributionSpec | None
-    keys: dict[str, str | None]
-
-    def folders(self, root: Path) -> dict[str, Path]:
-        """The folder of each key."""
-        return {name: root / "cache" / name / key for name, key in self.keys.items() if key is not None}
-
-
-def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
-    """Read a task's data and the tokeniser of the pair, and check that both models fit. Raises DataError, ModelError."""
-    examples = load_examples(
-        task,
-        max_train_rows=spec.data.max_train_rows,
-        max_evaluation_rows=spec.data.max_evaluation_rows,
-        cache=root / "cache",
-        data_root=spec.data_folder,
-        verify=spec.data.verify,
-    )
-    finetune = spec.large.finetune
-    if finetune is not None:
-        examples = hold_out(examples, finetune)
-    tokenizer, architecture = _tokenizer_of_pair(spec, examples)
-    limits = [spec.training.max_prompt_tokens, spec.training.max_target_tokens]
-    data_key = digest(
-        [
-            *[2, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
-            *[spec.data.data_key(), *limits, finetune.holdout if finetune else None],
-        ]
-    )
-    large_key = digest([1, data_key, model_key(spec.large)])
-    distribution = spec.distribution if needs_distribution(spec) else None
-    keys = {
-        "data": data_key,
-        "large": large_key if finetune else None,
-        "signal": digest([large_key, distribution.to_json() if distribution else None]),
-        "answers": digest([large_key, [metric.to_json() for metric in task.metric_list], task.normalize]),
-    }
-    return Inputs(examples, tokenizer, architecture, distribution, keys)
-
-
 def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]:
     """Make what is missing (or damaged) of a task's data, large model, signal and answers; returns facts about them.
 
@@ -159,11 +107,26 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     workers = current_workers()
     inputs = read_inputs(task, spec, root=root)
     path = prepared_path(root, spec.name, task.task)
-    _refuse_other_data(path, root / spec.name / "trials" / task.task, inputs.keys)
+    refuse_other_data(path, root / spec.name / "trials" / task.task, inputs.keys)
+    data = write_data(inputs, task, spec, root=root, workers=workers)
+    large = LargeModel(spec.large, inputs.tokenizer, inputs.architecture, workers)
     folders = inputs.folders(root)
+    weights = folders.get("large")
+    if spec.large.finetune is not None and weights is not None:
+        large.finetune_once(large.training_data(data.tokens("large_train")), spec.large.finetune, weights)
+    facts = large.judge(data, task, spec, inputs, weights, root=root)
+    if workers.rank == 0:
+        write_json(path, facts)
+    barrier(workers)
+    return facts
+
+
+def write_data(inputs: Inputs, task: TaskSpec, spec: SweepSpec, *, root: Path, workers: Workers) -> TaskData:
+    """Make a task's token ids where they are missing, and check that both models can hold them. Raises ModelError."""
+    folder = inputs.folders(root)["data"]
     if workers.rank == 0:
         write_task_data(
-            folders["data"],
+            folder,
             inputs.examples,
             task,
             inputs.tokenizer,
@@ -171,61 +134,10 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
             max_prompt_tokens=spec.training.max_prompt_tokens,
             max_target_tokens=spec.training.max_target_tokens,
         )
-    _barrier(workers)
-    data = TaskData(folders["data"])
+    barrier(workers)
+    data = TaskData(folder)
     _check_lengths(data, task, spec, inputs.tokenizer)
-    large = _Large(spec.large, inputs.tokenizer, inputs.architecture, workers)
-    weights = folders.get("large")
-    if spec.large.finetune is not None and weights is not None:
-        with held(weights) if workers.rank == 0 else nullcontext():
-            _barrier(workers)  # nobody looks before the first rank holds the folder
-            if not is_complete(weights):
-                large.finetune(data.tokens("large_train"), spec.large.finetune, weights)
-            _barrier(workers)
-    batch_size = spec.resources.evaluation_batch_size
-    large.sign(data.tokens("train"), inputs.distribution, folders["signal"], weights, batch_size)
-    large.answer(data, task, folders["answers"], weights, batch_size)
-    facts = {
-        "keys": inputs.keys,
-        "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
-        "source": source_fingerprint(task, spec.data_folder),
-        "small": model_key(spec.small),
-        "architecture": inputs.architecture,
-        "large_shape": model_shape(large.config).to_dict(),
-        "signal": signal_summary(folders["signal"]),
-        "warnings": data.warnings(task.task),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    if workers.rank == 0:
-        write_json(path, facts)
-    _barrier(workers)
-    return facts
-
-
-def hold_out(examples: dict[str, list[Example]], finetune: FinetuneSpec) -> dict[str, list[Example]]:
-    """Cut the training groups in two: `large_train` for the large model, `train` for every small one.
-
-    A group goes by a hash of its key, so that no group lies on both sides.
-    """
-
-    def is_held_out(group: str) -> bool:
-        value = int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest(), "big")
-        return value < finetune.holdout * 2**64
-
-    train = [example for example in examples["train"] if is_held_out(example.group)]
-    large = [example for example in examples["train"] if not is_held_out(example.group)]
-    return {"large_train": large, **examples, "train": train}
-
-
-def needs_distribution(spec: SweepSpec) -> bool:
-    """Whether any loss of the sweep distils: then the large model's pass keeps its distribution too."""
-
-    def names(value: object) -> bool:
-        if isinstance(value, dict):
-            return value.get("kind") in ("dist", "cat_dist") or any(names(child) for child in value.values())
-        return isinstance(value, list) and any(names(child) for child in value)
-
-    return names(spec.search.space) or spec.training.loss.kind in ("dist", "cat_dist")
+    return data
 
 
 def signal_summary(folder: Path) -> dict[str, float]:
@@ -254,13 +166,13 @@ def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) ->
     return pa.concat_tables([part[1] for part in parts]).take(pa.array(order)).combine_chunks()
 
 
-def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> None:
+def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> None:
     """Raise SweepChangedError where the data files, packages or the small model's files of a sweep with results are not
     those that its results were made from."""
     for task in tasks:
         path = prepared_path(root, spec.name, task.task)
         known = read_json(path) if path.exists() else {}
-        for name, now in (("source", source_fingerprint(task, spec.data_folder)), ("small", model_key(spec.small))):
+        for name, now in (("source", unit_fingerprint(task, spec.data_folder)), ("small", model_key(spec.small))):
             if known.get(name, now) != now:
                 what = "the data of the task" if name == "source" else "the small model's checkpoint"
                 raise SweepChangedError(
@@ -269,7 +181,8 @@ def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> N
                 )
 
 
-def _refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> None:
+def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> None:
+    """Raise SweepChangedError where the trials of a sweep were made from other folders than these."""
     if not path.exists() or not trials.exists():
         return
     known = read_json(path)["keys"]
@@ -282,31 +195,10 @@ def _refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) ->
             )
 
 
-def _barrier(workers: Workers) -> None:
+def barrier(workers: Workers) -> None:
+    """Wait for all ranks."""
     if workers.size > 1:
         dist.barrier()
-
-
-def _tokenizer_of_pair(
-    spec: SweepSpec, examples: dict[str, list[Example]]
-) -> tuple[PreTrainedTokenizerBase, Architecture]:
-    texts = [f"{row.prompt}{row.target}" for name in ("large_train", "train") for row in examples.get(name, [])]
-    choices = sorted({choice for row in examples["train"][:1000] for choice in row.choices})
-    small = load_tokenizer(spec.small, [*texts, *choices])
-    large_spec = large_with_tokenizer(spec.large, spec.small)
-    large = load_tokenizer(large_spec, [*texts, *choices])
-    small_config, large_config = load_config(spec.small, small), load_config(spec.large, large)
-    check_pair(small, large, small_config, large_config)
-    return small, architecture_of(small_config)
-
-
-def large_with_tokenizer(large: LargePretrained | LargeScratch, small: AnyModel) -> AnyModel:
-    """The large model's spec; from scratch and without a tokeniser of its own it takes the small model's."""
-    if isinstance(large, LargeScratch) and large.tokenizer is None:
-        if not isinstance(small, ScratchModel):
-            return small
-        return large.model_copy(update={"tokenizer": small.tokenizer})
-    return large
 
 
 def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -326,7 +218,7 @@ def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: P
                 )
 
 
-class _Large:
+class LargeModel:
     """The large model, loaded when something is missing."""
 
     def __init__(
@@ -345,29 +237,58 @@ class _Large:
         self.start_id = getattr(self.config, "decoder_start_token_id", None)
         self._module: TargetLogits | None = None
 
-    def module(self, folder: Path | None, data: TokenSplit) -> TargetLogits:
+    def module(self, folder: Path | None, data: TrainingData | MixedData) -> TargetLogits:
+        """The model itself, loaded once. folder: of its fine-tuned weights. data: something to try it on."""
         if self._module is None:
             seed = self.spec.finetune.seed if self.spec.finetune else 0
             model = build_model(self.spec, self.tokenizer, seed=seed, folder=folder)
             self._module = TargetLogits(model.to(self.workers.device))
-            few = self._training_data(data).batch(np.arange(min(4, len(data))))
+            few = data.batch(np.arange(min(4, len(data))))
             self._module.choose_path(few)
         return self._module
 
-    def _training_data(self, tokens: TokenSplit) -> TrainingData:
+    def training_data(self, tokens: TokenSplit) -> TrainingData:
+        """A split as the large model trains on it."""
         return TrainingData(tokens, None, self.architecture, self.pad_id, self.start_id)
 
-    def finetune(self, tokens: TokenSplit, finetune: FinetuneSpec, folder: Path) -> None:
-        """Train on the large model's part; interrupted, it goes on from its own checkpoint."""
+    def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
+        """Train on the large model's part, where that has not been done; interrupted, it goes on from its checkpoint."""
+        with held(folder) if self.workers.rank == 0 else nullcontext():
+            barrier(self.workers)  # nobody looks before the first rank holds the folder
+            if not is_complete(folder):
+                self._finetune(data, finetune, folder)
+            barrier(self.workers)
+
+    def judge(
+        self, data: TaskData, task: TaskSpec, spec: SweepSpec, inputs: Inputs, weights: Path | None, *, root: Path
+    ) -> dict[str, Any]:
+        """The large model's signal and answers where they are missing; returns facts about the task."""
+        folders = inputs.folders(root)
+        batch_size = spec.resources.evaluation_batch_size
+        self.sign(data.tokens("train"), inputs.distribution, folders["signal"], weights, batch_size)
+        self.answer(data, task, folders["answers"], weights, batch_size)
+        return {
+            "keys": inputs.keys,
+            "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
+            "source": source_fingerprint(task, spec.data_folder),
+            "small": model_key(spec.small),
+            "architecture": inputs.architecture,
+            "large_shape": model_shape(self.config).to_dict(),
+            "signal": signal_summary(folders["signal"]),
+            "warnings": data.warnings(task.task),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def _finetune(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
         training = TrainingSpec(
             steps=finetune.steps, batch_size=finetune.batch_size, learning_rate=finetune.learning_rate, loss=XentLoss()
         )
         work = folder.with_name(f"{folder.name}.unfinished")
         work.mkdir(parents=True, exist_ok=True)
-        module = self.module(None, tokens)
+        module = self.module(None, data)
         train(
             module,
-            self._training_data(tokens),
+            data,
             training,
             seed=finetune.seed,
             workers=self.workers,
@@ -380,7 +301,7 @@ class _Large:
                 module.model.save_pretrained(temporary, safe_serialization=True)
                 shutil.copy(work / "steps.jsonl", temporary / "steps.jsonl")
             shutil.rmtree(work)
-        _barrier(self.workers)
+        barrier(self.workers)
 
     def sign(
         self,
@@ -393,7 +314,7 @@ class _Large:
         """The pass over the small models' training targets, on the first rank."""
         if self.workers.rank == 0 and not is_complete(folder):
             arrays: SignalArrays = teacher_pass(
-                self.module(weights, tokens),
+                self.module(weights, self.training_data(tokens)),
                 tokens,
                 architecture=self.architecture,
                 pad_id=self.pad_id,
@@ -406,13 +327,13 @@ class _Large:
             )
             with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
                 arrays.save(temporary)
-        _barrier(self.workers)
+        barrier(self.workers)
 
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
         """The rows of validation, calibration and test, shared among the ranks."""
         if is_complete(folder):
             return
-        module = self.module(weights, data.tokens("train"))
+        module = self.module(weights, self.training_data(data.tokens("train")))
         tables = []
         for split in EVALUATION_SPLITS:
             mine = np.arange(len(data.tokens(split)))[self.workers.rank :: self.workers.size]
@@ -431,4 +352,4 @@ class _Large:
         if self.workers.rank == 0:
             with building(folder) as temporary:
                 write_rows(temporary / "rows.parquet", pa.concat_tables(tables))
-        _barrier(self.workers)
+        barrier(self.workers)

@@ -31,6 +31,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from catsweep.errors import StorageError
+from catsweep.spec.mixture import UNIT, MixtureEntry, MixtureSpec
+from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
@@ -272,31 +274,67 @@ def read_steps(folder: Path) -> list[dict[str, float]]:
     return [merged[step] for step in sorted(merged)]
 
 
-def write_sweep(folder: Path, spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> None:
+def write_sweep(folder: Path, spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> None:
     """Write sweep.json: what the trials in this folder were made with."""
     write_json(folder / "sweep.json", {"spec": spec.to_json(), "tasks": [task.to_json() for task in tasks]})
 
 
-def read_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec, ...]] | None:
+def read_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec | MixtureSpec, ...]] | None:
     """The sweep and its tasks as they were when it last ran, or None where it never did. Raises StorageError."""
     path = folder / "sweep.json"
     if not path.exists():
         return None
     data = read_json(path)
     try:
-        return SweepSpec.model_validate(data["spec"]), tuple(TaskSpec.model_validate(task) for task in data["tasks"])
+        return SweepSpec.model_validate(data["spec"]), tuple(UNIT.validate_python(task) for task in data["tasks"])
     except (ValidationError, KeyError, TypeError) as error:
         raise StorageError(
             f"{path} was written by another version of catsweep ({error}); give the sweep a new name"
         ) from None
 
 
+def member_objective(task: str) -> str:
+    """The metric that holds the objective of a mixture's member, in units of its metric's range."""
+    return f"validation/{task}/objective"
+
+
 def winners(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str], TrialRecord]:
     """The best search trial of each (task, stratum).
 
     Only trials that reached their full steps can win, with the objective of their last evaluation. Of equal ones the
-    one with the lowest number wins. A stratum in which no trial finished is left out.
+    one with the lowest number wins. A stratum in which no trial finished is left out. Of a mixture with min_task_delta
+    no trial wins whose worst member lies further than that behind the baseline's winner.
     """
+    best = _best(records, spec)
+    guarded = {}
+    for task, delta in guards(spec).items():
+        if (reference := best.get((task, BASELINE))) is not None:
+            guarded[task] = (reference, delta)
+    if not guarded:
+        return best
+    kept = [record for record in records if record.task not in guarded or _keeps(record, *guarded[record.task], spec)]
+    return _best(kept, spec)
+
+
+def guards(spec: SweepSpec) -> dict[str, float]:
+    """min_task_delta of each mixture that has one."""
+    mixtures = [entry for entry in spec.tasks if isinstance(entry, MixtureEntry)]
+    return {entry.mixture: entry.min_task_delta for entry in mixtures if entry.min_task_delta is not None}
+
+
+def largest_loss(record: TrialRecord, reference: TrialRecord, spec: SweepSpec) -> float:
+    """How far the worst member of a mixture's trial lies behind that of another, on validation; negative where every
+    member is better. In units of the metrics' range, or of the large model's cost."""
+    sign = -1.0 if spec.search.metric.kind == "cost_at_quality" else 1.0
+    names = [name for name in reference.metrics if name.endswith("/objective") and name in record.metrics]
+    return max((sign * (reference.metrics[name] - record.metrics[name]) for name in names), default=0.0)
+
+
+def _keeps(record: TrialRecord, reference: TrialRecord, delta: float, spec: SweepSpec) -> bool:
+    return record.stratum == BASELINE or largest_loss(record, reference, spec) <= delta + 1e-12
+
+
+def _best(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str], TrialRecord]:
     sign = -1.0 if spec.search.metric.kind == "cost_at_quality" else 1.0
     best: dict[tuple[str, str], TrialRecord] = {}
     for record in sorted(records, key=lambda record: record.number):

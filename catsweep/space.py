@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, parse_space
-from catsweep.spec.search import AshaScheduler
+from catsweep.spec.mixture import MixtureEntry, MixtureSpec
+from catsweep.spec.search import BASELINE, AshaScheduler
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec
@@ -68,6 +69,17 @@ def strata(node: Node, paths: list[str]) -> dict[str, Node]:
     return named
 
 
+def check_guards(spec: SweepSpec) -> None:
+    """Raise SpecError where a mixture has `min_task_delta` but no stratum is the baseline that it is judged against."""
+    names = list(strata(training_tree(spec), spec.search.stratify))
+    for index, entry in enumerate(spec.tasks):
+        if isinstance(entry, MixtureEntry) and entry.min_task_delta is not None and BASELINE not in names:
+            found = f"min_task_delta {entry.min_task_delta} with the strata {', '.join(names)}"
+            expected = f"a stratum named {BASELINE}, which the others are compared with"
+            hint = "Give search.space.loss the option {kind: xent}, or leave min_task_delta out"
+            raise SpecError([Problem("sweep", f"tasks.{index}.min_task_delta", found, expected, hint)])
+
+
 def draw(node: Node, chooser: Chooser) -> tuple[Any, dict[str, Scalar]]:
     """One value of a space, and what was drawn for it by dotted path.
 
@@ -79,7 +91,7 @@ def draw(node: Node, chooser: Chooser) -> tuple[Any, dict[str, Scalar]]:
 
 
 def build_trial(
-    spec: SweepSpec, task: TaskSpec, stratum: str, number: int, value: Any, parameters: dict[str, Scalar]
+    spec: SweepSpec, task: TaskSpec | MixtureSpec, stratum: str, number: int, value: Any, parameters: dict[str, Scalar]
 ) -> TrialSpec:
     """The search trial with this number; `value` is what `draw` gave for the stratum's part of `training_tree`."""
     training = TrainingSpec.model_validate(value)

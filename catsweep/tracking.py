@@ -41,7 +41,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from catsweep.curves import BASELINE, results_on_storage
+from catsweep.curves import result_names, results_on_storage, with_macros
 from catsweep.errors import CatsweepError, StorageError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
@@ -60,6 +60,9 @@ from catsweep.report.runs import (
 )
 from catsweep.report.tables import as_json, results_table
 from catsweep.spec.base import Json, digest
+from catsweep.spec.mixture import MixtureSpec
+from catsweep.spec.search import BASELINE
+from catsweep.spec.task import TaskSpec
 
 SweepStatus = Literal["finished", "stopped", "failed"]
 SWEEP_STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -163,9 +166,10 @@ class Tracker:
         """Write the curves, the test numbers of confirmed runs, and who won; then the macro differences."""
         rows = results_table(results, summary)
         styles = stratum_styles(all_strata(results), BASELINE)
-        for result in results:
+        confirmed: dict[str, list[Point]] = {}  # a mixture's run has points of every member
+        for result in with_macros(results, summary):
             task = result["task"]
-            at = self._written_at(task)
+            at = self._written_at("summary" if "members" in result else task)
             picture = functools.cache(functools.partial(_picture, result, styles))
             for row in [row for row in rows if row.task == task]:
                 with self._attempt(f"curves of {task} {row.stratum}") as may_try:
@@ -173,9 +177,11 @@ class Tracker:
                         colour = styles[row.stratum]["color"]
                         self._write(curves_run(result, row, at, colour, picture), replace=True)
             for trial_id in [name for facts in result["strata"].values() for name in facts["trial_ids"]]:
-                with self._attempt(trial_id) as may_try:
-                    if may_try and self._open() and trial_id in self._children:
-                        self._add_points(self._children[trial_id], confirmed_points(result, trial_id, at))
+                confirmed.setdefault(trial_id, []).extend(confirmed_points(result, trial_id, at))
+        for trial_id, points in confirmed.items():
+            with self._attempt(trial_id) as may_try:
+                if may_try and self._open() and trial_id in self._children:
+                    self._add_points(self._children[trial_id], points)
         with self._attempt("winners") as may_try:
             if may_try:
                 self._mark_winners(results)
@@ -259,7 +265,7 @@ class Tracker:
         found = read_sweep(self.folder)
         assert found is not None, f"{self.folder} has records, so it has a sweep.json"
         self._batches(parent.run_id, params=sweep_params(found[0]))
-        note = sweep_note(self.sweep, self._experiment_id, [task.task for task in found[1]])
+        note = sweep_note(self.sweep, self._experiment_id, _linked_names(found[1]))
         self._client.set_experiment_tag(self._experiment_id, "mlflow.note.content", note)
 
     def _records(self) -> list[TrialRecord]:
@@ -328,7 +334,7 @@ class Tracker:
         """catsweep.role of search trials: `winner` for the confirmed ones, `trial` for all others."""
         self._open()
         won = {
-            f"trials/{result['task']}/{stratum.replace('/', '+')}/{facts['winner']['number']:05d}"
+            f"trials/{result.get('mixture', result['task'])}/{stratum.replace('/', '+')}/{facts['winner']['number']:05d}"
             for result in results
             for stratum, facts in result["strata"].items()
         }
@@ -376,6 +382,12 @@ def log_all(uri: str, root: Path, sweep: str, on_problem: Callable[[str], None])
     tracker.complete = False  # nothing of it is known to be written
     tracker.log_sweep("finished" if (root / sweep / "curves" / "summary.json").exists() else "stopped")
     return tracker.complete
+
+
+def _linked_names(units: tuple[TaskSpec | MixtureSpec, ...]) -> list[str]:
+    """The names of all curves: tasks, mixtures, and their members."""
+    mixtures = [unit.task for unit in units if isinstance(unit, MixtureSpec)]
+    return [*mixtures, *result_names(units)]
 
 
 def _sweep_key(folder: Path) -> str:

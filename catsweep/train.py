@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from catsweep.data import TokenSplit, collate
+from catsweep.data import TokenSplit, collate, collate_parts
 from catsweep.errors import TrialDivergedError
 from catsweep.losses import Loss, build_loss
+from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits
 from catsweep.records import append_step, read_steps
 from catsweep.spec.training import TrainingSpec
@@ -87,10 +88,61 @@ class TrainingData:
             teacher=self.teacher,
         )
 
+    def order(self, batch_size: int, seed: int) -> BatchOrder:
+        """The examples of every step."""
+        return BatchOrder(len(self.tokens), batch_size, seed)
+
+    def mean_lengths(self) -> tuple[float, float]:
+        """Mean number of prompt and of target tokens."""
+        return float(self.tokens.prompts.lengths.mean()), float(self.tokens.targets.lengths.mean())
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class MixedData:
+    """What a run on a mixture trains on: each member's examples, and its share in a batch."""
+
+    parts: tuple[TrainingData, ...]
+    rates: tuple[float, ...]
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """A micro-batch of some examples, counted through all members, in the order of members."""
+        first = self.parts[0]
+        ends = np.cumsum([len(part) for part in self.parts])
+        member = np.searchsorted(ends, indices, side="right")
+        chosen = [
+            (part, indices[member == number] - (ends[number] - len(part)))
+            for number, part in enumerate(self.parts)
+            if (member == number).any()
+        ]
+        return collate_parts(
+            [(part.tokens, local, part.teacher) for part, local in chosen],
+            architecture=first.architecture,
+            pad_id=first.pad_id,
+            start_id=first.start_id,
+        )
+
+    def order(self, batch_size: int, seed: int) -> MixtureOrder:
+        """The examples of every step."""
+        return MixtureOrder([len(part) for part in self.parts], self.rates, batch_size, seed)
+
+    def mean_lengths(self) -> tuple[float, float]:
+        """Mean number of prompt and of target tokens, of an example as it is drawn."""
+        lengths = [part.mean_lengths() for part in self.parts]
+        prompt, target = (
+            sum(rate * pair[side] for rate, pair in zip(self.rates, lengths, strict=True)) for side in (0, 1)
+        )
+        return prompt, target
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
 
 def train(
     module: TargetLogits,
-    data: TrainingData,
+    data: TrainingData | MixedData,
     spec: TrainingSpec,
     *,
     seed: int,
@@ -112,7 +164,7 @@ def train(
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
     )
-    order = BatchOrder(len(data.tokens), spec.batch_size, seed)
+    order = data.order(spec.batch_size, seed)
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0
     module.train()
@@ -141,7 +193,7 @@ def train(
 def _step(
     replicated: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: TrainingData,
+    data: TrainingData | MixedData,
     mine: NDArray[np.int64],
     loss: Loss,
     spec: TrainingSpec,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 
+from catsweep.cascade.compare import macro_mean
 from catsweep.cascade.cost import ModelShape, train_flops_per_step
 from catsweep.cascade.curve import audc
 from catsweep.cascade.rows import make_cascade, objective_value
@@ -26,11 +28,13 @@ from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS, Prepared, gather_rows, load_prepared, task_metrics
-from catsweep.records import StepMetrics, TrialRecord, append_step, write_record, write_rows
+from catsweep.records import StepMetrics, TrialRecord, append_step, member_objective, write_record, write_rows
+from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.sweep import TrialSpec
+from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, DistLoss
 from catsweep.teacher import load_signal
-from catsweep.train import TrainingData, current_workers, peak_memory_bytes, train
+from catsweep.train import MixedData, TrainingData, current_workers, peak_memory_bytes, train
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
@@ -46,35 +50,33 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
     started_at = time.time()
     workers = current_workers()
     torch.manual_seed(spec.seed)
-    prepared = load_prepared(root, spec.sweep, spec.task.task)
-    tokenizer = prepared.tokenizer()
+    unit = [Member(task, load_prepared(root, spec.sweep, result_name(spec.task, task))) for task in members(spec.task)]
+    tokenizer = unit[0].prepared.tokenizer()
     model = build_model(spec.small, tokenizer, seed=spec.seed).to(workers.device)
     module = TargetLogits(model)
-    data = prepared.task_data()
-    distils = isinstance(spec.training.loss, DistLoss | CatDistLoss)
-    training_data = TrainingData(
-        data.tokens("train"),
-        load_signal(prepared.signal, distribution=distils),
-        prepared.facts["architecture"],
-        pad_id=int(tokenizer.pad_token_id),
-        start_id=getattr(model.config, "decoder_start_token_id", None),
-    )
-    module.choose_path(training_data.batch(np.arange(min(4, len(training_data.tokens)))))
+    start_id = getattr(model.config, "decoder_start_token_id", None)
+    training_data = make_training_data(spec, unit, pad_id=int(tokenizer.pad_token_id), start_id=start_id)
+    module.choose_path(training_data.batch(np.arange(min(4, len(training_data)))))
 
-    def answers(split: str) -> pa.Table:
-        mine = np.arange(len(data.tokens(split)))[workers.rank :: workers.size]
-        rows = evaluate(
-            module,
-            tokenizer,
-            data,
-            split,
-            spec.task,
-            task_metrics(spec.task),
-            architecture=training_data.architecture,
-            batch_size=spec.evaluation_batch_size,
-            indices=mine,
-        )
-        return gather_rows(rows, mine, workers)
+    def answers(split: str) -> list[pa.Table]:
+        """Each member's rows."""
+        tables = []
+        for member in unit:
+            data = member.prepared.task_data()
+            mine = np.arange(len(data.tokens(split)))[workers.rank :: workers.size]
+            rows = evaluate(
+                module,
+                tokenizer,
+                data,
+                split,
+                member.task,
+                task_metrics(member.task),
+                architecture=member.prepared.facts["architecture"],
+                batch_size=spec.evaluation_batch_size,
+                indices=mine,
+            )
+            tables.append(gather_rows(rows, mine, workers))
+        return tables
 
     record: TrialRecord | None = None
 
@@ -82,14 +84,15 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
         nonlocal record
         final = step == spec.training.steps
         rows = answers("validation")
-        objective, metrics = validation_metrics(rows, spec, prepared)
+        objective, metrics = validation_metrics(rows, spec, unit)
         if workers.rank == 0:
             append_step(folder, step, {**metrics, "validation/objective": objective})
         if final:
             others = [answers(split) for split in EVALUATION_SPLITS[1:]] if spec.role == "confirm" else []
-            record = make_record(spec, prepared, module, objective, metrics, started_at)
+            keys = load_prepared(root, spec.sweep, spec.task.task).facts["keys"]
+            record = make_record(spec, unit, training_data, keys, module, objective, metrics, started_at)
             if workers.rank == 0:
-                write_rows(folder / "rows.parquet", pa.concat_tables([rows, *others]))
+                write_rows(folder / "rows.parquet", join_rows(spec.task, [rows, *others]))
                 if spec.role == "confirm":
                     model.save_pretrained(folder / "model", safe_serialization=True)
                     tokenizer.save_pretrained(folder / "model")
@@ -112,18 +115,81 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
     return record
 
 
-def validation_metrics(rows: pa.Table, spec: TrialSpec, prepared: Prepared) -> tuple[float, dict[str, float]]:
+@dataclass(frozen=True)
+class Member:
+    """A task that a trial is evaluated on, and what was prepared for it."""
+
+    task: TaskSpec
+    prepared: Prepared
+
+
+def make_training_data(
+    spec: TrialSpec, unit: list[Member], *, pad_id: int, start_id: int | None
+) -> TrainingData | MixedData:
+    """What the trial trains on: the task's examples, or those of all members of a mixture."""
+    distils = isinstance(spec.training.loss, DistLoss | CatDistLoss)
+    parts = tuple(
+        TrainingData(
+            member.prepared.task_data().tokens("train"),
+            load_signal(member.prepared.signal, distribution=distils),
+            member.prepared.facts["architecture"],
+            pad_id=pad_id,
+            start_id=start_id,
+        )
+        for member in unit
+    )
+    if isinstance(spec.task, MixtureSpec):
+        return MixedData(parts, tuple(member.prepared.facts["rate"] for member in unit))
+    return parts[0]
+
+
+def join_rows(unit: TaskSpec | MixtureSpec, tables: list[list[pa.Table]]) -> pa.Table:
+    """The rows of some splits, each a list of the members' rows, as one table.
+
+    Rows of a mixture have one more column, `task`; statistics of metrics that a member does not have are null.
+    """
+    if not isinstance(unit, MixtureSpec):
+        return pa.concat_tables([rows for split in tables for rows in split])
+    named = [
+        rows.add_column(0, "task", pa.array([task.task] * rows.num_rows, pa.string()))
+        for split in tables
+        for task, rows in zip(members(unit), split, strict=True)
+    ]
+    return pa.concat_tables(named, promote_options="default")
+
+
+def validation_metrics(tables: list[pa.Table], spec: TrialSpec, unit: list[Member]) -> tuple[float, dict[str, float]]:
     """The objective on validation, and quality and audc of each metric, named `validation/...`; a quality that is not
-    defined (a correlation of answers that are all equal) is left out."""
+    defined (a correlation of answers that are all equal) is left out.
+
+    Of a mixture the names are `validation/<task>/...`, and the objective is the macro mean of the members' objectives in
+    units of the metric's range: kinds weigh equally, then tasks. tables: the rows of each member.
+    """
+    found = [member_metrics(rows, spec, member) for rows, member in zip(tables, unit, strict=True)]
+    if not isinstance(spec.task, MixtureSpec):
+        return found[0]
+    values: dict[str, float] = {}
+    objectives = []
+    for member, (objective, metrics) in zip(unit, found, strict=True):
+        is_quality = spec.objective.kind != "cost_at_quality"
+        scale = next(iter(task_metrics(member.task).values())).scale if is_quality else 1.0
+        objectives.append(objective / scale)
+        values[member_objective(member.task.task)] = objectives[-1]
+        values |= {name.replace("validation/", f"validation/{member.task.task}/", 1): x for name, x in metrics.items()}
+    return macro_mean([member.task.group for member in unit], objectives), values
+
+
+def member_metrics(rows: pa.Table, spec: TrialSpec, member: Member) -> tuple[float, dict[str, float]]:
+    """The objective of one task on its validation rows, and quality and audc of each of its metrics."""
     if not np.isfinite(pc.list_flatten(rows["token_logprobs"]).to_numpy()).all():
         raise TrialDivergedError(
             "the model's log-probabilities are not finite; expected numbers. Lower the learning rate"
         )
-    large_rows = prepared.large_rows("validation")
-    small_shape, large_shape = shapes(spec, prepared)
+    large_rows = member.prepared.large_rows("validation")
+    small_shape, large_shape = shapes(spec, member.prepared)
     values: dict[str, float] = {}
     objectives = []
-    for metric in task_metrics(spec.task).values():
+    for metric in task_metrics(member.task).values():
         cascade = make_cascade(rows, large_rows, metric, small_shape=small_shape, large_shape=large_shape)
         curve = cascade.curve(spec.deferral)
         objectives.append(objective_value(spec.objective, curve))
@@ -139,20 +205,22 @@ def shapes(spec: TrialSpec, prepared: Prepared) -> tuple[ModelShape, ModelShape]
 
 def make_record(
     spec: TrialSpec,
-    prepared: Prepared,
+    unit: list[Member],
+    training_data: TrainingData | MixedData,
+    keys: dict[str, str | None],
     module: TargetLogits,
     objective: float,
     metrics: dict[str, float],
     started_at: float,
 ) -> TrialRecord:
-    """The record of a trial that ran its full steps."""
-    small_shape, large_shape = shapes(spec, prepared)
-    tokens = prepared.task_data().tokens("train")
+    """The record of a trial that ran its full steps. keys: of the folders that were prepared."""
+    small_shape, large_shape = shapes(spec, unit[0].prepared)
+    mean_prompt_tokens, mean_target_tokens = training_data.mean_lengths()
     flops_a_step = train_flops_per_step(
         small_shape,
         batch_size=spec.training.batch_size,
-        mean_prompt_tokens=float(tokens.prompts.lengths.mean()),
-        mean_target_tokens=float(tokens.targets.lengths.mean()),
+        mean_prompt_tokens=mean_prompt_tokens,
+        mean_target_tokens=mean_target_tokens,
     )
     return TrialRecord(
         trial_id=spec.trial_id,
@@ -174,7 +242,7 @@ def make_record(
         large_shape=large_shape.to_dict(),
         facts=run_facts()
         | {
-            "keys": prepared.facts["keys"],
+            "keys": keys,
             "target_positions_only": module.fast,
             "peak_memory_bytes": peak_memory_bytes(),
         },

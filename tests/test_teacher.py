@@ -171,7 +171,7 @@ def test_a_changed_template_model_or_cut_gives_new_keys(
 ) -> None:
     root, sweep = prepared
     task, spec = sweep.tasks[0], sweep.spec
-    from catsweep.prepare import read_inputs
+    from catsweep.inputs import read_inputs
 
     keys = read_inputs(task, spec, root=root).keys
     changed_template = task.model_copy(update={"doc_to_text": "word {{word}}"})

@@ -179,6 +179,18 @@ class MacroDifference:
     by_kind: dict[str, float]
 
 
+def macro_weights(kinds: Sequence[str]) -> FloatArray:
+    """(T,) weight of each task in a macro mean: kinds weigh equally, then tasks in a kind. They sum to 1."""
+    _, kind_of_task, sizes = np.unique(np.asarray(kinds), return_inverse=True, return_counts=True)
+    weights: FloatArray = 1.0 / (len(sizes) * sizes[kind_of_task])
+    return weights
+
+
+def macro_mean(kinds: Sequence[str], values: ArrayLike) -> float:
+    """The macro mean of one number a task."""
+    return float(macro_weights(kinds) @ np.asarray(values, dtype=np.float64))
+
+
 def macro_difference(
     kinds: Sequence[str], differences: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0
 ) -> MacroDifference:

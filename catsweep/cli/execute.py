@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from catsweep.cli.console import errors
-from catsweep.curves import compute_task, results_on_storage, results_up_to_date, summarise
+from catsweep.curves import compute_task, result_names, results_on_storage, results_up_to_date, summarise
 from catsweep.errors import StorageError
-from catsweep.prepare import check_sources, prepare_task
+from catsweep.mixture import prepare_unit
+from catsweep.prepare import check_sources
 from catsweep.records import TrialRecord, read_sweep
 from catsweep.report.page import write_report
 from catsweep.spec.base import Json
@@ -50,7 +51,7 @@ def execute(sweep: Sweep, *, root: Path, uri: str) -> Execution:
             sweep,
             root=root,
             run_trial=run_trial,
-            prepare_task=prepare_task,
+            prepare_task=prepare_unit,
             on_event=on_event,
             on_record=logging.log_record,
             cluster=cluster,
@@ -78,7 +79,7 @@ def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = Fal
         raise StorageError(
             f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
         )
-    prepared = [task.task for task in found[1] if (root / name / "prepared" / f"{task.task}.json").exists()]
+    prepared = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
     return results, summarise(root, name, results)
 

@@ -11,7 +11,9 @@ from rich.table import Table
 from catsweep.cli.console import errors, output
 from catsweep.errors import CatsweepError, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
+from catsweep.space import check_guards
 from catsweep.spec.load import load_sweep, load_task, task_files
+from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.tasks.examples import preview
 
 
@@ -19,12 +21,14 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
     """Print every problem, or three rendered rows of each task. Returns the exit code: 2 where anything is wrong."""
     try:
         sweep = load_sweep(file, overrides)
+        check_guards(sweep.spec)
     except SpecError as error:
         for problem in error.problems:
             errors.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     code = 0
-    for task in sweep.tasks:
+    mixtures = [unit for unit in sweep.tasks if isinstance(unit, MixtureSpec)]
+    for task in {task.task: task for unit in sweep.tasks for task in members(unit)}.values():
         try:
             rows = preview(
                 task,
@@ -41,8 +45,13 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
             shown = f"  {row.prompt + task.target_delimiter!r} -> {row.target!r}"
             choices = f"  choices {list(row.choices)}" if row.choices else ""
             output.print(shown + choices, markup=False, highlight=False, soft_wrap=True)
+    for mixture in mixtures:
+        text = f"mixture {mixture.task} of {', '.join(task.task for task in mixture.members)}"
+        output.print(text, markup=False, highlight=False, soft_wrap=True)
     if code == 0:
-        output.print(f"{file}: ok, {len(sweep.tasks)} tasks", markup=False, highlight=False)
+        mixed = f", {len(mixtures)} mixtures" if mixtures else ""
+        num_tasks = len(sweep.tasks) - len(mixtures)
+        output.print(f"{file}: ok, {num_tasks} tasks{mixed}", markup=False, highlight=False)
     return code
 
 
@@ -77,6 +86,9 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
         runs = f"{task.num_search_trials}+{task.num_confirm_runs}"
         cached = f"{sum(task.cached.values())} of {len(task.cached)}"
         table.add_row(task.task, *rows, runs, str(task.num_done), f"{task.flops:.1e}", cached)
+        for member in task.members:
+            rows = [str(member.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+            table.add_row(f" {member.task}", *rows, "", "", "", "")
     output.print(table)
     output.print(
         f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
@@ -105,6 +117,17 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
             f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
             f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
+        for member in task.members:
+            of_large = (
+                f", and {member.num_dropped_large:,} of the large model's part that stand in another member's part for S"
+                if member.num_dropped_large
+                else ""
+            )
+            output.print(
+                f"{task.task}: {member.rate:.1%} of the training examples are of {member.task}; dropped "
+                f"{member.num_dropped:,} of its own, whose source text stands in an evaluation split of another member{of_large}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
     return code
 
 

@@ -14,7 +14,7 @@ from catsweep.records import read_json, read_sweep, storage_root, write_json
 from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
-from catsweep.tasks.fingerprint import source_fingerprint
+from catsweep.tasks.fingerprint import unit_fingerprint
 
 
 def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None) -> int:
@@ -42,7 +42,7 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
 def _done_key(root: Path, sweep: Sweep, uri: str) -> str:
     """A key of what was asked for, what is on storage, and where it was logged."""
     folder = sweep.spec.data_folder
-    wanted = [sweep.spec.to_json(), [[task.to_json(), source_fingerprint(task, folder)] for task in sweep.tasks]]
+    wanted = [sweep.spec.to_json(), [[task.to_json(), unit_fingerprint(task, folder)] for task in sweep.tasks]]
     return digest([wanted, results_key(root, sweep.spec.name), uri])
 
 

@@ -33,6 +33,7 @@ METRIC_LABELS = {
     "spearman": "Spearman correlation",
     "multirc_f1a": "F1a",
     "multirc_em": "exact match of questions",
+    "macro": "macro mean",
 }
 
 

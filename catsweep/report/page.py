@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from catsweep.curves import BASELINE, results_on_storage
+from catsweep.curves import results_on_storage, with_macros
 from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
@@ -31,6 +31,7 @@ from catsweep.report.tables import (
 )
 from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
 from catsweep.spec.base import Json
+from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec
 
 MAX_PROBLEMS = 50
@@ -67,7 +68,10 @@ def page_content(root: Path, sweep: str) -> dict[str, Any]:
         "baseline": BASELINE,
         "verdicts": macro_verdict(summary),
         "budget": _budget(spec, results),
-        "tasks": [_task(result, [r for r in rows if r.task == result["task"]], spec, styles) for result in results],
+        "tasks": [
+            _task(result, [r for r in rows if r.task == result["task"]], spec, styles)
+            for result in with_macros(results, summary)
+        ],
         "notes": [*notes(rows), *shortfalls(results)],
         "macro": [_macro_row(stratum, macro) for stratum, macro in summary["macro"].items()],
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",

@@ -152,8 +152,10 @@ def _dataset(path: Path, task: str) -> tuple[str, str, Json] | None:
 
 
 def confirmed_points(result: Json, trial_id: str, at: float) -> list[Point]:
-    """Test numbers of one confirm run: all of the first deferral rule, and audc of the others, which stand in the name."""
+    """Test numbers of one confirm run: all of the first deferral rule, and audc of the others, which stand in the name;
+    of a mixture's member as `test/<task>/...`."""
     points = []
+    member = f"{result['member']}/" if "member" in result else ""
     for index, (metric, found) in enumerate(result["metrics"].items()):
         runs = [
             (rule, run)
@@ -167,13 +169,14 @@ def confirmed_points(result: Json, trial_id: str, at: float) -> list[Point]:
             if rule == result["rules"][0]:
                 values = {metric: run["quality_small"], f"{metric}_audc": run["audc"]}
                 values |= _run_values(run) if index == 0 else {}
-            points += [Point(metric_name(f"test/{k}"), v, at, 0) for k, v in values.items() if v is not None]
+            points += [Point(metric_name(f"test/{member}{k}"), v, at, 0) for k, v in values.items() if v is not None]
     return points
 
 
 def _run_values(run: Json) -> dict[str, float | None]:
     names = ("audc", "apgr", "quality_oracle", "aurc", "auroc", "ece", "aiq", "flops_saved_at_large_quality")
-    values = {name: run[name] for name in names} | {f"cpt{percent}": found for percent, found in run["cpt"].items()}
+    values = {name: run.get(name) for name in names}  # a mixture's macro result has audc alone
+    values |= {f"cpt{percent}": found for percent, found in run.get("cpt", {}).items()}
     for point, found in run["operating"].items():
         if found is not None:
             values |= {f"{point}_{name}": found[name] for name in ("quality", "cost_share", "deferral_rate")}

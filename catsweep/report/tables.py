@@ -9,8 +9,10 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from catsweep.curves import first_metric
+from catsweep.curves import first_metric, with_macros
+from catsweep.macro import METRIC
 from catsweep.spec.base import Json
+from catsweep.spec.search import BASELINE
 
 EQUAL_QUALITY = "gap>=0.8"
 """The operating point at which strata are compared: 80% of the way from the baseline's small model to the large one."""
@@ -28,7 +30,8 @@ class ResultRow:
     of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
     picked on calibration, and are None where any seed found no such threshold. num_steps: optimiser steps of the whole
     search. num_seeds: finished confirm runs, of num_seeds_wanted. kept_share: mean share of the target
-    tokens that the filter kept. facts: see Metric.facts.
+    tokens that the filter kept. facts: see Metric.facts. worst_task, worst_difference: of a mixture's macro row, the
+    member with the largest loss against the baseline, as a share of its metric's range.
     """
 
     task: str
@@ -56,15 +59,23 @@ class ResultRow:
     num_steps: int
     kept_share: float | None
     facts: dict[str, int]
+    worst_task: str | None = None
+    worst_difference: float | None = None
 
 
 def results_table(results: list[Json], summary: Json) -> list[ResultRow]:
-    """A row for each stratum that has confirmed runs, task by task, the baseline first.
+    """A row for each stratum that has confirmed runs, task by task, the baseline first; a mixture's macro rows stand
+    before those of its members.
 
     results, summary: what `curves.results_on_storage` returns; macro differences are no rows.
     """
+    left_out = summary["left_out_small"]
     return [
-        row for result in results for row in _task_rows(result, is_small=result["task"] in summary["left_out_small"])
+        row
+        for result in with_macros(results, summary)
+        for row in _task_rows(
+            result, is_small=all(name in left_out for name in result.get("counted", [result["task"]]))
+        )
     ]
 
 
@@ -116,6 +127,8 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 num_steps=facts["num_steps"],
                 kept_share=facts["kept_share"],
                 facts=found.get("facts", {}),
+                worst_task=(found.get("worst") or {}).get("task"),
+                worst_difference=(found.get("worst") or {}).get("value"),
             )
         )
     return rows
@@ -242,21 +255,37 @@ def notes(rows: list[ResultRow]) -> list[str]:
         found = [row.facts for row in rows if row.metric == metric]
         facts = {name: max(item.get(name, 0) for item in found) for name in {name for item in found for name in item}}
         lines += fact_notes(facts, f"{metric}: ")
+    lines += [
+        f"{row.task} {row.stratum}: the worst member is {row.worst_task}, audc − {BASELINE} "
+        f"{percent_points(row.worst_difference)} percent of the metric's range."
+        for row in rows
+        if row.worst_task is not None and row.worst_difference is not None
+    ]
+    if any(row.metric == METRIC for row in rows):
+        lines.append(f"{METRIC}: of a mixture, the mean over its members of quality as a share of each metric's range.")
     return lines + (["* fewer than 500 test rows: left out of macro claims."] if any(r.is_small for r in rows) else [])
+
+
+def percent_points(value: float) -> str:
+    """A difference of shares in percent, with its sign."""
+    return f"{100 * value:+.2f}".replace("-", "−")
 
 
 def shortfalls(results: list[Json]) -> list[str]:
     """A line for each stratum of a task with fewer confirmed runs than the sweep asks for, or with none."""
     lines = []
-    for result in results:
+    for name, result in {result.get("mixture", result["task"]): result for result in results}.items():
         wanted = result["wanted"]["confirm_seeds"]
         for stratum in result["wanted"]["strata"]:
             facts = result["strata"].get(stratum)
             num_seeds = len(facts["seeds"]) if facts else 0
             if num_seeds < wanted:
-                reason = "no trial finished" if facts is None else "the others failed or have not ended"
+                none = "no trial finished" + (
+                    ", or none kept every member within min_task_delta" if "mixture" in result else ""
+                )
+                reason = none if facts is None else "the others failed or have not ended"
                 lines.append(
-                    f"{result['task']} {stratum}: {num_seeds} of {wanted} confirm runs; {reason}. The same `catsweep run` tries "
+                    f"{name} {stratum}: {num_seeds} of {wanted} confirm runs; {reason}. The same `catsweep run` tries "
                     "failed runs again."
                 )
     return lines

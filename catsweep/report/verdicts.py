@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catsweep.curves import BASELINE
 from catsweep.report.lines import MIN_MACRO_TASKS, macro_differences
 from catsweep.report.tables import ResultRow, interval
 from catsweep.spec.base import Json
+from catsweep.spec.search import BASELINE
 
 PRIMARY = "cat_xent/either"
 """The stratum of the primary endpoint, fixed before any run (PAPER, Comparing)."""

@@ -16,6 +16,7 @@ from catsweep.spec.base import Spec
 from catsweep.spec.checkpoints import resolve_checkpoints
 from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
 from catsweep.spec.include import read_with_includes
+from catsweep.spec.mixture import MixtureEntry, MixtureSpec
 from catsweep.spec.search import DEFAULT_STRATIFY
 from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
@@ -38,10 +39,10 @@ FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep with its tasks resolved."""
+    """A sweep with its tasks and mixtures resolved."""
 
     spec: SweepSpec
-    tasks: tuple[TaskSpec, ...]
+    tasks: tuple[TaskSpec | MixtureSpec, ...]
     document: Document
 
 
@@ -65,10 +66,9 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
         problems += validation_problems(error, document, SweepSpec)
     problems += space_problems(document)
     problems += stratify_problems(document)
-    names = document.data.get("tasks")
-    tasks: tuple[TaskSpec, ...] = ()
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        tasks, task_problems = resolve_tasks(names, document)
+    tasks: tuple[TaskSpec | MixtureSpec, ...] = ()
+    if isinstance(document.data.get("tasks"), list):
+        tasks, task_problems = resolve_units(document.data["tasks"], document)
         problems += task_problems
     if problems or spec is None:
         raise SpecError(problems)
@@ -162,48 +162,134 @@ def task_files(folder: Path | None = None) -> dict[str, Path]:
     return found
 
 
-def resolve_tasks(names: list[str], document: Document) -> tuple[tuple[TaskSpec, ...], list[Problem]]:
-    """The tasks that a sweep lists, in its order and each once."""
-    folder = document.path.parent
-    files = task_files(folder)
-    chosen: dict[Path, None] = {}
+def resolve_units(entries: list[Any], document: Document) -> tuple[tuple[TaskSpec | MixtureSpec, ...], list[Problem]]:
+    """The tasks and mixtures that a sweep lists, in its order and each once. Entries that are no valid ones are left
+    out: the sweep's own validation reports them."""
+    shelf = _Shelf(document)
+    units: dict[str, TaskSpec | MixtureSpec] = {}
     problems: list[Problem] = []
-    tags: dict[str, list[Path]] | None = None
-    for index, name in enumerate(names):
-        if name.endswith((".yaml", ".yml")):
-            if (folder / name).is_file():
-                chosen[folder / name] = None
-                continue
-            there = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*.yaml"))]
-            expected = f"a task file; paths are relative to {folder}"
-            place, hint = ("tasks", index), did_you_mean(name, there)
-            problems.append(document.problem(place, found=f"{name!r}, no such file", expected=expected, hint=hint))
+    for index, entry in enumerate(entries):
+        keys: KeyPath = ("tasks", index)
+        if not isinstance(entry, dict) or "mixture" not in entry:
+            for task in shelf.tasks([entry], [keys]):
+                held = units.setdefault(task.task, task)
+                if held != task:
+                    found = f"the name {task.task!r} again"
+                    problems.append(
+                        document.problem(keys, found=found, expected="every name of a task or mixture once")
+                    )
             continue
-        matches = [files[task] for task in fnmatch.filter(files, name)]
-        if not matches:
-            tags = tags if tags is not None else _by_tag(files)
-            matches = tags.get(name, [])
-        if not matches:
-            hint = did_you_mean(name, [*files, *tags]) if tags is not None else ""
-            expected = (
-                f"a task, a pattern, a tag, or a .yaml file; there are {len(files)} tasks (`catsweep ls --tasks`)"
-            )
-            problems.append(document.problem(("tasks", index), found=repr(name), expected=expected, hint=hint))
-        chosen |= dict.fromkeys(matches)
-    tasks: dict[str, TaskSpec] = {}
-    origin: dict[str, Path] = {}
-    for file in chosen:
         try:
-            task = load_task(file)
-        except SpecError as error:
-            problems += error.problems
+            mixture = MixtureEntry.model_validate(entry)
+        except ValidationError:
             continue
-        if task.task in tasks:
-            found = f"the task name {task.task!r} again (first in {origin[task.task]})"
-            problems.append(Problem(f"{file}:1", "task", found, "every task name once"))
-        tasks[task.task] = task
-        origin[task.task] = file
-    return tuple(tasks.values()), problems
+        inner = [(*keys, "tasks", number) for number in range(len(mixture.tasks))]
+        before = len(shelf.problems)
+        members = shelf.tasks(entry["tasks"], inner)
+        if len(shelf.problems) > before:
+            continue
+        if len(members) < 2:
+            found = f"{len(members)} task{'' if len(members) == 1 else 's'}"
+            problems.append(document.problem((*keys, "tasks"), found=found, expected="at least two tasks in a mixture"))
+            continue
+        if mixture.mixture in units:
+            found = f"the name {mixture.mixture!r} again"
+            problems.append(
+                document.problem((*keys, "mixture"), found=found, expected="every name of a task or mixture once")
+            )
+            continue
+        units[mixture.mixture] = MixtureSpec(
+            task=mixture.mixture,
+            members=tuple(members),
+            sampling=mixture.sampling,
+            min_task_delta=mixture.min_task_delta,
+        )
+    problems = shelf.problems + problems
+    for name, unit in units.items():
+        clash = next((other for other in units if isinstance(unit, MixtureSpec) and other.startswith(f"{name}/")), None)
+        if clash is not None:
+            found = f"mixture {name!r} beside a task {clash!r}"
+            expected = "a mixture whose name begins no task's name: their folders would mix"
+            problems.append(document.problem(("tasks",), found=found, expected=expected))
+    return tuple(units.values()), problems
+
+
+class _Shelf:
+    """The task files that a sweep's entries pick from, each read once."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.folder = document.path.parent
+        self.files = task_files(self.folder)
+        self.problems: list[Problem] = []
+        self._loaded: dict[Path, TaskSpec | None] = {}
+        self._tags: dict[str, list[Path]] | None = None
+        self._origin: dict[str, Path] = {}
+
+    def tasks(self, entries: list[Any], keys: list[KeyPath]) -> list[TaskSpec]:
+        """The tasks of some entries, each once, in their order. What is wrong with them goes to `problems`."""
+        chosen: dict[Path, None] = {}
+        for entry, key in zip(entries, keys, strict=True):
+            chosen |= dict.fromkeys(self._matches(entry, key))
+        found = [self._load(file) for file in chosen]
+        return [task for task in found if task is not None]
+
+    def _matches(self, entry: Any, keys: KeyPath) -> list[Path]:
+        if isinstance(entry, dict) and isinstance(entry.get("group"), str):
+            matches = self.tags.get(f"group {entry['group']}", [])
+            if not matches:
+                groups = [name.removeprefix("group ") for name in self.tags if name.startswith("group ")]
+                hint = did_you_mean(entry["group"], groups)
+                self._problem(
+                    (*keys, "group"), repr(entry["group"]), f"a group of tasks: {', '.join(sorted(groups))}", hint
+                )
+            return matches
+        if not isinstance(entry, str):
+            return []
+        if entry.endswith((".yaml", ".yml")):
+            if (self.folder / entry).is_file():
+                return [self.folder / entry]
+            there = [str(file.relative_to(self.folder)) for file in sorted(self.folder.rglob("*.yaml"))]
+            expected = f"a task file; paths are relative to {self.folder}"
+            self._problem(keys, f"{entry!r}, no such file", expected, did_you_mean(entry, there))
+            return []
+        matches = [self.files[task] for task in fnmatch.filter(self.files, entry)]
+        matches = matches or self.tags.get(entry, [])
+        if not matches:
+            names = [name for name in self.tags if not name.startswith("group ")]
+            self._problem(
+                keys,
+                repr(entry),
+                f"a task, a pattern, a tag, or a .yaml file; there are {len(self.files)} tasks (`catsweep ls --tasks`)",
+                did_you_mean(entry, [*self.files, *names]),
+            )
+        return matches
+
+    @property
+    def tags(self) -> dict[str, list[Path]]:
+        """Files by tag and by group, and by group alone as `group NAME`."""
+        if self._tags is None:
+            self._tags = _by_tag(self.files)
+        return self._tags
+
+    def _load(self, file: Path) -> TaskSpec | None:
+        if file not in self._loaded:
+            self._loaded[file] = None
+            try:
+                task = load_task(file)
+            except SpecError as error:
+                self.problems += error.problems
+                return None
+            if task.task in self._origin:
+                found = f"the task name {task.task!r} again (first in {self._origin[task.task]})"
+                self.problems.append(Problem(f"{file}:1", "task", found, "every task name once"))
+                return None
+            self._loaded[file] = task
+            self._origin[task.task] = file
+        return self._loaded[file]
+
+    def _problem(self, keys: KeyPath, found: str, expected: str, hint: str) -> None:
+        self.problems.append(self.document.problem(keys, found=found, expected=expected, hint=hint))
 
 
 def load_task(path: Path) -> TaskSpec:
@@ -248,6 +334,6 @@ def _by_tag(files: dict[str, Path]) -> dict[str, list[Path]]:
     for file in files.values():
         data = read_with_includes(file).data
         if isinstance(data, dict):
-            for tag in [*(data.get("tag") or []), data.get("group")]:
+            for tag in [*(data.get("tag") or []), data.get("group"), f"group {data.get('group')}"]:
                 tags.setdefault(str(tag), []).append(file)
     return tags

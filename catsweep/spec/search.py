@@ -70,6 +70,8 @@ class NoScheduler(Spec):
 SchedulerSpec = Annotated[AshaScheduler | NoScheduler, Field(discriminator="type")]
 
 
+BASELINE = "xent"
+"""The stratum that all others are compared with: plain fine-tuning."""
 DEFAULT_STRATIFY = ["loss.kind", "loss.filter.kind"]
 
 

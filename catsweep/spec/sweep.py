@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catsweep.spec.base import Json, Name, Spec
+from catsweep.spec.mixture import TaskEntry, Unit
 from catsweep.spec.model import LargeSpec, SmallSpec
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
-from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec
 
 DEFERRAL_RULES = (
@@ -88,8 +88,10 @@ class SweepSpec(Spec):
     """A search for the best small model of a cascade on each of a list of tasks."""
 
     name: Name = Field(description="Name of the sweep and of its folder")
-    tasks: list[str] = Field(
-        description="Task names, patterns such as `superglue/*`, tags, or task YAML files", min_length=1
+    tasks: list[TaskEntry] = Field(
+        description="Task names, patterns such as `superglue/*`, tags, task YAML files, {group: NAME}, or mixtures "
+        "{mixture: NAME, tasks: [...]}",
+        min_length=1,
     )
     small: SmallSpec = Field(description="The model that is trained")
     large: LargeSpec = Field(description="The model that answers what the small one defers")
@@ -116,7 +118,7 @@ class TrialSpec(Spec):
     """Everything that determines one training run of a small model; stands in the trial's folder as spec.json."""
 
     sweep: Name = Field(description="Name of the sweep")
-    task: TaskSpec = Field(description="The task")
+    task: Unit = Field(description="The task, or the mixture of tasks")
     stratum: str = Field(description="Values of the stratified paths, joined by slashes, for example cat_xent/either")
     number: int = Field(description="Number of the trial in its task and stratum", ge=0)
     role: Literal["trial", "confirm"] = Field(description="A search trial, or a run of a winner with a new seed")

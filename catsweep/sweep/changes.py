@@ -11,6 +11,7 @@ from catsweep.space import strata, training_tree
 from catsweep.spec.base import Json
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node
 from catsweep.spec.load import Sweep
+from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
@@ -39,7 +40,7 @@ def check_unchanged(sweep: Sweep, folder: Path) -> None:
         )
 
 
-def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> Json:
+def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> Json:
     """What must stay as it is."""
     data = spec.to_json()
     search = data["search"]
@@ -50,9 +51,15 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec, ...]) -> Json:
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
         "cascade.deferral.0": spec.cascade.deferral[0],
-        "tasks": {task.task: _task(task) for task in tasks},
+        "tasks": {task.task: _unit(task) for task in tasks},
         "search.space, stratum": {name: _plain(tree) for name, tree in parts.items()},
     }
+
+
+def _unit(unit: TaskSpec | MixtureSpec) -> Json:
+    if not isinstance(unit, MixtureSpec):
+        return _task(unit)
+    return unit.to_json() | {"members": {task.task: _task(task) for task in unit.members}}
 
 
 def _task(task: TaskSpec) -> Json:

@@ -17,6 +17,7 @@ from ray import train
 
 from catsweep.errors import CatsweepError
 from catsweep.records import read_json, write_json
+from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.cluster import scaling_config, worker_resources
@@ -25,7 +26,7 @@ from catsweep.sweep.cluster import scaling_config, worker_resources
 class PrepareTask(Protocol):
     """Makes everything that the trials of a task share, below `root`, and returns plain facts about it. Idempotent."""
 
-    def __call__(self, task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]: ...
+    def __call__(self, task: TaskSpec | MixtureSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Prepared:
 class Preparation:
     """The units of all unfinished tasks."""
 
-    def __init__(self, tasks: list[TaskSpec], spec: SweepSpec, prepare_task: PrepareTask, root: Path) -> None:
+    def __init__(
+        self, tasks: list[TaskSpec | MixtureSpec], spec: SweepSpec, prepare_task: PrepareTask, root: Path
+    ) -> None:
         large = spec.resources.large
         held = worker_resources(large) if large.num_workers == 1 else {"CPU": 0.0, "GPU": 0.0}
         unit = ray.remote(_prepare).options(num_cpus=held["CPU"], num_gpus=held["GPU"], max_retries=3)
@@ -74,7 +77,7 @@ class Preparation:
         return result
 
 
-def _prepare(prepare_task: PrepareTask, task: TaskSpec, spec: SweepSpec, root: Path) -> Prepared:
+def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path) -> Prepared:
     started = time.time()
     try:
         if spec.resources.large.num_workers > 1:
@@ -88,7 +91,9 @@ def _prepare(prepare_task: PrepareTask, task: TaskSpec, spec: SweepSpec, root: P
     return Prepared(task.task, facts, time.time() - started)
 
 
-def _prepare_in_group(prepare_task: PrepareTask, task: TaskSpec, spec: SweepSpec, root: Path) -> dict[str, Any]:
+def _prepare_in_group(
+    prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path
+) -> dict[str, Any]:
     """Prepare on several workers of Ray Train, which sets up torch.distributed; they hold the unit's resources."""
     from ray.train.torch import TorchTrainer
 

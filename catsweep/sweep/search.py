@@ -20,6 +20,8 @@ from catsweep.records import (
     Status,
     StepMetrics,
     TrialRecord,
+    guards,
+    largest_loss,
     read_json,
     read_record,
     set_aside_record,
@@ -27,9 +29,11 @@ from catsweep.records import (
     write_json,
     write_record,
 )
-from catsweep.space import build_confirm, build_trial, strata, training_tree
+from catsweep.space import build_confirm, build_trial, check_guards, strata, training_tree
 from catsweep.spec.dimensions import Node
 from catsweep.spec.load import Sweep
+from catsweep.spec.mixture import MixtureSpec
+from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.studies import Observation, suggest
@@ -50,7 +54,7 @@ class Running:
 class Study:
     """One (task, stratum): its budget, its trials so far, and what it wants next."""
 
-    def __init__(self, spec: SweepSpec, task: TaskSpec, stratum: str, tree: Node, folder: Path) -> None:
+    def __init__(self, spec: SweepSpec, task: TaskSpec | MixtureSpec, stratum: str, tree: Node, folder: Path) -> None:
         self.spec, self.task, self.stratum, self.tree, self.folder = spec, task, stratum, tree, folder
         self.budget = spec.search.num_samples
         self.trials = self._stored("trials")
@@ -59,6 +63,8 @@ class Study:
             trial_id: record for trial_id in stored if (record := read_record(folder / trial_id)) is not None
         }
         self.running: set[str] = set()
+        self.delta: float | None = None  # min_task_delta of a mixture, judged against the baseline's study
+        self.baseline: Study | None = None
 
     def next(self) -> TrialSpec | None:
         """The trial to run now; its spec.json is on storage. None: wait, or nothing is left."""
@@ -95,8 +101,14 @@ class Study:
     @property
     def winner(self) -> TrialSpec | None:
         """The best finished trial so far."""
-        found = list(winners(list(self.records.values()), self.spec).values())
-        return self.trials[found[0].trial_id] if found else None
+        records = [*self.records.values(), *(self.baseline.records.values() if self.baseline else [])]
+        found = winners(records, self.spec).get((self.task.task, self.stratum))
+        return self.trials[found.trial_id] if found else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the trial that all others are guarded against is not known yet."""
+        return self.baseline is not None and not self.baseline.searched
 
     @property
     def remaining(self) -> int:
@@ -105,6 +117,8 @@ class Study:
         left = self.budget - len(searching)
         if left:
             return left + self.spec.search.confirm_seeds
+        if self.waits:
+            return self.spec.search.confirm_seeds
         return sum(trial.trial_id not in self.records for trial in self._confirm_runs())
 
     def _budgeted(self) -> list[TrialSpec]:
@@ -128,6 +142,8 @@ class Study:
         return trial
 
     def _next_confirm(self) -> TrialSpec | None:
+        if self.waits:
+            return None
         waiting = (trial for trial in self._confirm_runs() if trial.trial_id not in {*self.records, *self.running})
         return next(waiting, None)
 
@@ -137,12 +153,17 @@ class Study:
 
     def _history(self) -> list[Observation]:
         history = []
+        reference = self.baseline.winner if self.baseline else None
+        best = self.baseline.records[reference.trial_id] if self.baseline and reference else None
         for trial_id, trial in self.trials.items():
             record = self.records.get(trial_id)
             if record is None:
                 history.append(Observation(trial.number, trial.parameters, None))
             elif record.status in ("finished", "stopped") and record.objective is not None:
-                history.append(Observation(trial.number, trial.parameters, record.objective))
+                violation = None
+                if best is not None and self.delta is not None:
+                    violation = largest_loss(record, best, self.spec) - self.delta
+                history.append(Observation(trial.number, trial.parameters, record.objective, violation))
         return history
 
     def _stored(self, role: str) -> dict[str, TrialSpec]:
@@ -170,6 +191,11 @@ class Search:
             for task in sweep.tasks
             for stratum, tree in parts.items()
         }
+        check_guards(sweep.spec)
+        for task, delta in guards(sweep.spec).items():
+            for (name, stratum), study in self.studies.items():
+                if name == task and stratum != BASELINE:
+                    study.baseline, study.delta = self.studies[task, BASELINE], delta
         self.running: dict[str, Running] = {}
         self.ready: set[str] = set()
         self.failed_tasks: dict[str, str] = {}
@@ -204,7 +230,7 @@ class Search:
         return sum(study.remaining for study in self.studies.values())
 
     @property
-    def unfinished_tasks(self) -> list[TaskSpec]:
+    def unfinished_tasks(self) -> list[TaskSpec | MixtureSpec]:
         """Tasks that have runs left, each once."""
         return list({study.task.task: study.task for study in self.studies.values() if study.remaining}.values())
 

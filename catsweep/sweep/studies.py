@@ -24,11 +24,13 @@ from catsweep.spec.search import ObjectiveSpec, SamplerSpec, TpeSampler
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial as the sampler sees it. value: its last objective; None while it runs."""
+    """A trial as the sampler sees it. value: its last objective; None while it runs. violation: how far it breaks a
+    constraint; above 0 it may not win. None without a constraint."""
 
     number: int
     parameters: dict[str, Scalar]
     value: float | None
+    violation: float | None = None
 
 
 def direction(objective: ObjectiveSpec) -> str:
@@ -69,7 +71,11 @@ def _optuna_trial(tree: Node, observation: Observation) -> optuna.trial.FrozenTr
         ) from None
     state = optuna.trial.TrialState.RUNNING if observation.value is None else optuna.trial.TrialState.COMPLETE
     return optuna.trial.create_trial(
-        state=state, value=observation.value, params=replay.values, distributions=replay.distributions
+        state=state,
+        value=observation.value,
+        params=replay.values,
+        distributions=replay.distributions,
+        constraints=None if observation.violation is None else {"min_task_delta": observation.violation},
     )
 
 

@@ -13,6 +13,7 @@ from catsweep.errors import DataError
 from catsweep.spec.base import Json
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
+from catsweep.tasks.overlap import source_keys
 from catsweep.tasks.process import apply_steps
 from catsweep.tasks.render import Place, choose_template, render, render_group_keys
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
@@ -30,6 +31,7 @@ class Example:
     id: unique within the task and stable. group: rows of one group never lie in two splits. prompt: without the
     delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers; the
     target is the first of them unless the task has `doc_to_reference`. choices and label: empty and -1 for generation.
+    sources: keys of the source text, where they were asked for (see tasks.overlap).
     """
 
     id: str
@@ -39,6 +41,7 @@ class Example:
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
     label: int = -1
+    sources: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def load_examples(
     cache: Path | None = None,
     data_root: Path | None = None,
     verify: Verify = "all",
+    with_sources: bool = False,
 ) -> dict[str, list[Example]]:
     """The examples of train, validation, calibration and test; see `load_task_data`."""
     return load_task_data(
@@ -66,6 +70,7 @@ def load_examples(
         cache=cache,
         data_root=data_root,
         verify=verify,
+        with_sources=with_sources,
     ).splits
 
 
@@ -77,16 +82,17 @@ def load_task_data(
     cache: Path | None = None,
     data_root: Path | None = None,
     verify: Verify = "all",
+    with_sources: bool = False,
 ) -> TaskData:
     """Read, process, cut and render a task.
 
     max_train_rows, max_evaluation_rows: cap of train, and of each of the other splits, after the cut; the kept rows
-    are the first groups by hash. cache, data_root, verify: see `Reading`. Splits keep the order of the source. Raises
-    DataError.
+    are the first groups by hash. cache, data_root, verify: see `Reading`. with_sources: fill Example.sources. Splits keep
+    the order of the source. Raises DataError.
     """
     reading = _reading(cache, data_root, verify)
     rows = {split: _rows(task, split, reading) for split in given_splits(task.source)}
-    places = {split: _Places(task, _name(task, split), rows[split]) for split in rows}
+    places = {split: _Places(task, _name(task, split), rows[split], with_sources) for split in rows}
     groups = _groups(places)
     division = cut(groups, task.task)
     splits = {}
@@ -175,6 +181,7 @@ class _Places:
     task: TaskSpec
     name: str
     rows: list[dict[str, Any]]
+    with_sources: bool = False
 
     def row_id(self, index: int) -> str:
         """The reader's own id for rows of packages, else `train:17`, where 0 is the first row after `process`."""
@@ -202,6 +209,7 @@ class _Places:
             references=texts.references,
             choices=texts.choices,
             label=texts.label,
+            sources=source_keys(self.task, self.rows[index], self.place(index)) if self.with_sources else frozenset(),
         )
 
     @property

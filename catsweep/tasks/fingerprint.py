@@ -7,6 +7,7 @@ from typing import assert_never
 
 from catsweep.errors import DataError
 from catsweep.spec.base import digest
+from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, Source, SplitsSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.hub import local_files
@@ -48,6 +49,13 @@ def _fingerprint(source: Source | HubPart | SacrebleuSource, data_root: Path | N
             return digest([part and _fingerprint(part, data_root) for part in parts])
         case _:
             assert_never(source)
+
+
+def unit_fingerprint(unit: TaskSpec | MixtureSpec, data_root: Path | None = None) -> str:
+    """The same of a task or of all members of a mixture."""
+    if isinstance(unit, MixtureSpec):
+        return digest([source_fingerprint(task, data_root) for task in members(unit)])
+    return source_fingerprint(unit, data_root)
 
 
 def _hub_split(source: HubSource, name: str, data_root: Path | None) -> list[str]:

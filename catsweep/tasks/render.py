@@ -93,6 +93,23 @@ def render_group_keys(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]
     return tuple(_text("doc_to_group", template, row, place) for template in templates)
 
 
+def prompt_values(task: TaskSpec, row: Row) -> list[Any]:
+    """What the row holds in the columns that any of the task's prompts shows, sorted by column."""
+    columns = {
+        column
+        for template in task.prompt_templates
+        for column in (_used(template) if _is_template(template) else {template})
+    }
+    return [_value_or_none(row, column) for column in sorted(columns)]
+
+
+def _value_or_none(row: Row, column: str) -> Any:
+    try:
+        return column_value(row, column)
+    except KeyError:
+        return None
+
+
 def _references(template: str, row: Row, place: Place) -> tuple[str, ...]:
     return _answers("doc_to_reference", template, row, place)
 

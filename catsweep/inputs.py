@@ -1,0 +1,158 @@
+"""What a task's prepared folders are made from, and their keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from catsweep.models import (
+    Architecture,
+    architecture_of,
+    check_pair,
+    load_config,
+    load_tokenizer,
+    model_key,
+    tokenizer_key,
+)
+from catsweep.spec.base import digest
+from catsweep.spec.model import AnyModel, FinetuneSpec, LargePretrained, LargeScratch, ScratchModel
+from catsweep.spec.sweep import DistributionSpec, SweepSpec
+from catsweep.spec.task import TaskSpec
+from catsweep.tasks.examples import Example, load_examples
+from catsweep.tasks.fingerprint import source_fingerprint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A task's examples and tokeniser, and the keys of everything that is made from them."""
+
+    examples: dict[str, list[Example]]
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Architecture
+    distribution: DistributionSpec | None
+    keys: dict[str, str | None]
+
+    def folders(self, root: Path) -> dict[str, Path]:
+        """The folder of each key."""
+        return {name: root / "cache" / name / key for name, key in self.keys.items() if key is not None}
+
+
+def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
+    """Read a task's data and the tokeniser of the pair, and check that both models fit. Raises DataError, ModelError."""
+    examples = read_examples(task, spec, root=root)
+    tokenizer, architecture = tokenizer_of_pair(spec, [examples])
+    key = data_key(task, spec, tokenizer, architecture)
+    return make_inputs(task, spec, examples, tokenizer, architecture, key, large_key(spec, key))
+
+
+def read_examples(
+    task: TaskSpec, spec: SweepSpec, *, root: Path, with_sources: bool = False
+) -> dict[str, list[Example]]:
+    """A task's examples; where the large model is fine-tuned, the split `large_train` holds its part of train."""
+    examples = load_examples(
+        task,
+        max_train_rows=spec.data.max_train_rows,
+        max_evaluation_rows=spec.data.max_evaluation_rows,
+        cache=root / "cache",
+        data_root=spec.data_folder,
+        verify=spec.data.verify,
+        with_sources=with_sources,
+    )
+    return hold_out(examples, spec.large.finetune) if spec.large.finetune else examples
+
+
+def data_key(task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> str:
+    """The key of a task's token ids."""
+    finetune = spec.large.finetune
+    return digest(
+        [
+            *[2, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
+            *[spec.data.data_key(), spec.training.max_prompt_tokens, spec.training.max_target_tokens],
+            finetune.holdout if finetune else None,
+        ]
+    )
+
+
+def large_key(spec: SweepSpec, data: object) -> str:
+    """The key of the large model as it is used on a task. data: key of what it may be fine-tuned on."""
+    return digest([1, data, model_key(spec.large)])
+
+
+def make_inputs(
+    task: TaskSpec,
+    spec: SweepSpec,
+    examples: dict[str, list[Example]],
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
+    data: str,
+    large: str,
+    opinions: str | None = None,
+) -> Inputs:
+    """Inputs with all keys. data, large: keys of the token ids and of the large model. opinions: what the large model's
+    pass and answers on them depend on; default: `large`, which for a task depends on the data."""
+    distribution = spec.distribution if needs_distribution(spec) else None
+    opinions = opinions or large
+    keys = {
+        "data": data,
+        "large": large if spec.large.finetune else None,
+        "signal": digest([opinions, distribution.to_json() if distribution else None]),
+        "answers": digest([opinions, [metric.to_json() for metric in task.metric_list], task.normalize]),
+    }
+    return Inputs(examples, tokenizer, architecture, distribution, keys)
+
+
+def hold_out(examples: dict[str, list[Example]], finetune: FinetuneSpec) -> dict[str, list[Example]]:
+    """Cut the training groups in two: `large_train` for the large model, `train` for every small one.
+
+    A group goes by a hash of its key, so that no group lies on both sides.
+    """
+
+    def is_held_out(group: str) -> bool:
+        value = int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest(), "big")
+        return value < finetune.holdout * 2**64
+
+    train = [example for example in examples["train"] if is_held_out(example.group)]
+    large = [example for example in examples["train"] if not is_held_out(example.group)]
+    return {"large_train": large, **examples, "train": train}
+
+
+def needs_distribution(spec: SweepSpec) -> bool:
+    """Whether any loss of the sweep distils: then the large model's pass keeps its distribution too."""
+
+    def names(value: object) -> bool:
+        if isinstance(value, dict):
+            return value.get("kind") in ("dist", "cat_dist") or any(names(child) for child in value.values())
+        return isinstance(value, list) and any(names(child) for child in value)
+
+    return names(spec.search.space) or spec.training.loss.kind in ("dist", "cat_dist")
+
+
+def tokenizer_of_pair(
+    spec: SweepSpec, tasks: Sequence[dict[str, list[Example]]]
+) -> tuple[PreTrainedTokenizerBase, Architecture]:
+    """The tokeniser of both models; one from scratch is made from the training texts of all these tasks. Raises
+    ModelError where the two models do not fit."""
+    texts, choices = [], set()
+    for examples in tasks:
+        texts += [f"{row.prompt}{row.target}" for name in ("large_train", "train") for row in examples.get(name, [])]
+        choices |= {choice for row in examples["train"][:1000] for choice in row.choices}
+    texts += sorted(choices)
+    small = load_tokenizer(spec.small, texts)
+    large_spec = large_with_tokenizer(spec.large, spec.small)
+    large = load_tokenizer(large_spec, texts)
+    small_config, large_config = load_config(spec.small, small), load_config(spec.large, large)
+    check_pair(small, large, small_config, large_config)
+    return small, architecture_of(small_config)
+
+
+def large_with_tokenizer(large: LargePretrained | LargeScratch, small: AnyModel) -> AnyModel:
+    """The large model's spec; from scratch and without a tokeniser of its own it takes the small model's."""
+    if isinstance(large, LargeScratch) and large.tokenizer is None:
+        if not isinstance(small, ScratchModel):
+            return small
+        return large.model_copy(update={"tokenizer": small.tokenizer})
+    return large

@@ -1,0 +1,182 @@
+"""What a mixture needs before its trials: each member's data, one large model for all, its signal and answers.
+
+A training example whose source text stands in an evaluation split of another member is dropped, and the large model
+also loses what another member's small-model half shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catsweep.cascade.metrics import metric_of
+from catsweep.errors import DataError
+from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, tokenizer_of_pair
+from catsweep.mixing import leaking
+from catsweep.models import model_key
+from catsweep.prepare import (
+    EVALUATION_SPLITS,
+    LargeModel,
+    barrier,
+    prepare_task,
+    prepared_path,
+    refuse_other_data,
+    write_data,
+)
+from catsweep.records import write_json
+from catsweep.spec.base import Json, digest
+from catsweep.spec.mixture import MixtureSpec, result_name, sampling_rates
+from catsweep.spec.sweep import SweepSpec
+from catsweep.spec.task import TaskSpec
+from catsweep.tasks.examples import Example
+from catsweep.tasks.fingerprint import unit_fingerprint
+from catsweep.train import MixedData, current_workers
+
+
+@dataclass(frozen=True)
+class MixtureInputs:
+    """A mixture's members, by task name.
+
+    num_dropped: training examples of each that were left out, by split (see `drop_leaks`). rates: shares in the small
+    models' batches. large_rates: shares in the large model's, None where it is used as it is. keys: of all members
+    together.
+    """
+
+    inputs: dict[str, Inputs]
+    num_dropped: dict[str, dict[str, int]]
+    rates: dict[str, float]
+    large_rates: dict[str, float] | None
+    keys: dict[str, str | None]
+
+
+def prepare_unit(task: TaskSpec | MixtureSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]:
+    """Make what is missing of what a task or a mixture needs; see `prepare.prepare_task`."""
+    if isinstance(task, MixtureSpec):
+        return prepare_mixture(task, spec, root=root)
+    return prepare_task(task, spec, root=root)
+
+
+def read_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> MixtureInputs:
+    """Read all members' data, drop what leaks, and make one tokeniser of the pair. Raises DataError, ModelError."""
+    _check_scales(mixture, spec)
+    read = {task.task: read_examples(task, spec, root=root, with_sources=True) for task in mixture.members}
+    kept, dropped = drop_leaks(read)
+    for name, splits in kept.items():
+        for split in [split for split in ("large_train", "train") if split in splits and not splits[split]]:
+            raise DataError(
+                f"mixture {mixture.task}: found no example of {name} for {'S' if split == 'train' else 'L'} to train on, "
+                f"after {sum(len(ids) for ids in dropped[name].values())} were dropped whose source text another member "
+                "shows; expected at least one. Leave the task out of the mixture"
+            )
+    tokenizer, architecture = tokenizer_of_pair(spec, list(kept.values()))
+    data_keys = {task.task: data_key(task, spec, tokenizer, architecture) for task in mixture.members}
+    data_keys = {
+        name: digest([key, dropped[name]]) if any(dropped[name].values()) else key for name, key in data_keys.items()
+    }
+    sizes = {
+        split: [len(splits[split]) for splits in kept.values()]
+        for split in ("train", "large_train")
+        if spec.large.finetune or split == "train"
+    }
+    rates = {
+        split: dict(zip(kept, sampling_rates(mixture.sampling, found), strict=True)) for split, found in sizes.items()
+    }
+    finetuned_on = [data_keys, rates["large_train"]] if spec.large.finetune else None
+    inputs = {}
+    for task in mixture.members:
+        key = data_keys[task.task]
+        large = large_key(spec, finetuned_on or key)
+        opinions = digest([large, key]) if finetuned_on else large
+        inputs[task.task] = make_inputs(task, spec, kept[task.task], tokenizer, architecture, key, large, opinions)
+    keys: dict[str, str | None] = {
+        name: digest([item.keys[name] for item in inputs.values()]) for name in ("data", "signal", "answers")
+    }
+    keys["large"] = large_key(spec, finetuned_on) if finetuned_on else None
+    num_dropped = {name: {split: len(ids) for split, ids in found.items()} for name, found in dropped.items()}
+    return MixtureInputs(inputs, num_dropped, rates["train"], rates.get("large_train"), keys)
+
+
+def drop_leaks(
+    members: dict[str, dict[str, list[Example]]],
+) -> tuple[dict[str, dict[str, list[Example]]], dict[str, dict[str, list[str]]]]:
+    """The members' splits without training examples whose source text stands in an evaluation split of another member,
+    and the ids of those, by member and split. `large_train` also loses what stands in another member's `train` (ids as
+    `large_only`): the signal there must come from a large model that has not seen it."""
+
+    kept = {name: dict(splits) for name, splits in members.items()}
+    dropped: dict[str, dict[str, list[str]]] = {name: {} for name in members}
+    given = [split for split in ("train", "large_train") if split in next(iter(members.values()))]
+
+    def sources(*splits: str) -> dict[str, list[frozenset[bytes]]]:
+        return {name: [example.sources for split in splits for example in found[split]] for name, found in kept.items()}
+
+    def drop(split: str, against: tuple[str, ...], reason: str) -> None:
+        training = {name: [example.sources for example in found[split]] for name, found in kept.items()}
+        for name, indices in leaking(training, sources(*against)).items():
+            gone, examples = set(indices), kept[name][split]
+            dropped[name][reason] = [examples[index].id for index in indices]
+            kept[name][split] = [example for index, example in enumerate(examples) if index not in gone]
+
+    for split in given:
+        drop(split, EVALUATION_SPLITS, split)
+    if "large_train" in given:
+        drop("large_train", ("train",), "large_only")
+    return kept, {name: {"large_only": [], **found} for name, found in dropped.items()}
+
+
+def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Json:
+    """Make what is missing of the members' data, the large model, its signals and answers; returns facts.
+
+    Each member also has facts of its own, as a task has: prepared/<mixture>/<task>.json.
+    """
+    workers = current_workers()
+    mixed = read_mixture(mixture, spec, root=root)
+    path = prepared_path(root, spec.name, mixture.task)
+    refuse_other_data(path, root / spec.name / "trials" / mixture.task, mixed.keys)
+    data = {
+        task.task: write_data(mixed.inputs[task.task], task, spec, root=root, workers=workers)
+        for task in mixture.members
+    }
+    first = next(iter(mixed.inputs.values()))
+    large = LargeModel(spec.large, first.tokenizer, first.architecture, workers)
+    weights = first.folders(root).get("large")
+    if spec.large.finetune is not None and weights is not None and mixed.large_rates is not None:
+        parts = tuple(large.training_data(found.tokens("large_train")) for found in data.values())
+        large.finetune_once(MixedData(parts, tuple(mixed.large_rates.values())), spec.large.finetune, weights)
+    facts = {}
+    for task in mixture.members:
+        facts[task.task] = large.judge(data[task.task], task, spec, mixed.inputs[task.task], weights, root=root) | {
+            "num_dropped": mixed.num_dropped[task.task],
+            "rate": mixed.rates[task.task],
+        }
+        if workers.rank == 0:
+            write_json(prepared_path(root, spec.name, result_name(mixture, task)), facts[task.task])
+    own = facts[mixture.members[0].task]
+    whole: Json = {
+        "keys": mixed.keys,
+        "num_rows": {split: sum(found["num_rows"][split] for found in facts.values()) for split in own["num_rows"]},
+        "source": unit_fingerprint(mixture, spec.data_folder),
+        "small": model_key(spec.small),
+        "architecture": own["architecture"],
+        "large_shape": own["large_shape"],
+        "rates": mixed.rates,
+        "num_dropped": mixed.num_dropped,
+        "warnings": [text for found in facts.values() for text in found["warnings"]],
+        "peak_memory_bytes": own["peak_memory_bytes"],
+    }
+    if workers.rank == 0:
+        write_json(path, whole)
+    barrier(workers)
+    return whole
+
+
+def _check_scales(mixture: MixtureSpec, spec: SweepSpec) -> None:
+    """One quality to reach needs one unit."""
+    scales = {task.task: metric_of(task.metric_list[0]).scale for task in mixture.members}
+    if spec.search.metric.kind == "cost_at_quality" and len(set(scales.values())) > 1:
+        found = ", ".join(f"{name} in [0, {scale:g}]" for name, scale in scales.items())
+        raise DataError(
+            f"mixture {mixture.task}: search.metric cost_at_quality asks for one quality of members whose metrics have "
+            f"different units ({found}); expected one unit. Use audc or quality_at_cost"
+        )
