@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from tokenizers import processors
+from transformers import AutoTokenizer
 
 from catsweep.data import sequence_batch
 from catsweep.errors import ModelError
@@ -156,6 +161,26 @@ def test_a_tokeniser_without_a_padding_token_pads_with_its_end_token(tmp_path: P
     model.save_pretrained(tmp_path)
     loaded = load_tokenizer(PretrainedModel(pretrained=str(tmp_path)), [])
     assert (loaded.pad_token_id, loaded.eos_token_id) == (1, 1)
+
+
+def test_a_t5_tokeniser_that_comes_as_spiece_model_alone_is_read_and_kept(tmp_path: Path) -> None:
+    texts = [" ".join(pair) for pair in itertools.permutations(["the", "cat", "sat", "walking", "rivers", "flow"], 4)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=written, vocab_size=26, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(written.getvalue())
+    (tmp_path / "config.json").write_text(json.dumps({**T5, "vocab_size": 126}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>"}))
+    tokenizer = load_tokenizer(PretrainedModel(pretrained=str(tmp_path)), [])
+    ids = tokenizer("the cat walking")["input_ids"]
+    plain = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    assert ids == [*plain.encode("the cat walking"), 1]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "the cat walking"
+    tokenizer.save_pretrained(tmp_path / "kept")
+    again = AutoTokenizer.from_pretrained(tmp_path / "kept")
+    assert again("the cat walking")["input_ids"] == ids
+    assert tokenizer_key(again) == tokenizer_key(tokenizer)
 
 
 def test_a_bfloat16_checkpoint_takes_the_fast_path_and_gives_float32_logits(tmp_path: Path) -> None:
