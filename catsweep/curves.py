@@ -405,11 +405,6 @@ def with_macros(results: list[Json], summary: Json) -> list[Json]:
     return found
 
 
-def all_rules(results: list[Json]) -> list[str]:
-    """Deferral rules that occur in the results, the objective's first."""
-    return list(dict.fromkeys(rule for result in results for rule in result["rules"]))
-
-
 def first_metric(result: Json) -> tuple[str, Any]:
     """Name and results of the metric that is searched."""
     name = next(iter(result["metrics"]))

@@ -359,19 +359,18 @@ def sequence_batch(
     """A batch of prompt-target pairs, padded on the right, with logits asked for at the target positions."""
     lengths = np.array([len(target) for target in targets])
     target_ids = torch.from_numpy(np.concatenate(targets).astype(np.int64))
-    example = torch.from_numpy(np.repeat(np.arange(len(targets)), lengths))
     if architecture == "encoder_decoder":
         assert start_id is not None
         input_ids, mask = _pad(prompts, pad_id)
         decoder_ids, _ = _pad([np.concatenate([[start_id], target[:-1]]) for target in targets], pad_id)
         target_mask = torch.arange(decoder_ids.shape[1])[None] < torch.from_numpy(lengths)[:, None]
-        return Batch(input_ids, mask, target_mask, target_ids, example, decoder_input_ids_BT=decoder_ids)
+        return Batch(input_ids, mask, target_mask, target_ids, decoder_input_ids_BT=decoder_ids)
     # The logits behind the last prompt token predict the first target token; those behind the last one nothing.
     input_ids, mask = _pad([np.concatenate([p, t[:-1]]) for p, t in zip(prompts, targets, strict=True)], pad_id)
     first = torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
     position = torch.arange(input_ids.shape[1])[None]
     target_mask = (position >= first) & (position < first + torch.from_numpy(lengths)[:, None])
-    return Batch(input_ids, mask, target_mask, target_ids, example)
+    return Batch(input_ids, mask, target_mask, target_ids)
 
 
 def _pad(rows: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

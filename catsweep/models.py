@@ -307,7 +307,6 @@ def _excerpt(batch: Batch, *, num_positions: int) -> Batch:
         attention_mask_BS=batch.attention_mask_BS.gather(1, places_BW),
         target_mask=batch.target_mask.gather(1, places_BW),
         target_ids_N=batch.target_ids_N[kept_N],
-        example_N=batch.example_N[kept_N],
     )
 
 

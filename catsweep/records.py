@@ -128,12 +128,6 @@ def is_complete(folder: Path, *, hashes: bool = True) -> bool:
     return True
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts that `building` was given."""
-    facts: dict[str, Any] = read_json(folder / MANIFEST)["facts"]
-    return facts
-
-
 def _fingerprint(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,23 +75,28 @@ def teacher_pass(
     batch_size: int,
     seed: int,
     device: torch.device,
+    share: tuple[int, int] = (0, 1),
 ) -> SignalArrays:
     """The large model's opinion on every target token of `data`, in the order of data.targets.ids.
 
     vocab_size: entries of the distribution are taken below it, so that they exist for the small model too.
+    share: (index, number of shares). This call takes every so manieth batch and leaves zeros elsewhere, so that the sum
+    of all shares is the whole, to the bit: batches and draws do not depend on the number of shares.
     """
     module.eval()
     num_targets = int(data.targets.offsets[-1])
-    rank = np.empty(num_targets, dtype=np.uint8)
-    logprob = np.empty(num_targets, dtype=np.float16)
+    rank = np.zeros(num_targets, dtype=np.uint8)
+    logprob = np.zeros(num_targets, dtype=np.float16)
     entries = distribution.num_entries if distribution else 0
     if distribution is not None and distribution.kind == "top_k":
         entries = min(entries, vocab_size)
-    ids = np.empty((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
-    weights = np.empty((num_targets, entries), dtype=np.float16)
-    generator = torch.Generator(device=device).manual_seed(seed)
+    ids = np.zeros((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
+    weights = np.zeros((num_targets, entries), dtype=np.float16)
+    generator = torch.Generator(device=device)
     by_length = np.argsort(data.prompts.lengths + data.targets.lengths, kind="stable")
-    for start in range(0, len(data), batch_size):
+    index, num_shares = share
+    for start in range(index * batch_size, len(data), num_shares * batch_size):
+        generator.manual_seed(int(np.random.default_rng([seed, start]).integers(2**63)))
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
         where = np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])

@@ -39,14 +39,13 @@ class Batch:
 
     input_ids_BS, attention_mask_BS: int64. decoder_input_ids_BT: int64, encoder-decoder only.
     target_mask: bool, BS for a decoder and BT for an encoder-decoder: positions whose logits predict a target token,
-    in the order of target_ids_N (int64). example_N: int64 in [0, B), the example of each target token.
+    in the order of target_ids_N (int64).
     """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
     target_mask: Tensor
     target_ids_N: Tensor
-    example_N: Tensor
     decoder_input_ids_BT: Tensor | None = None
     teacher: TeacherSignal | None = None
 

@@ -38,13 +38,15 @@ def some_split() -> TokenSplit:
     return TokenSplit(lists([3, 1, 5]), lists([4, 2, 3]), empty, np.zeros(4, np.int64))
 
 
-def run(distribution: DistributionSpec | None, *, batch_size: int = 2) -> tuple[SignalArrays, torch.Tensor]:
+def run(
+    distribution: DistributionSpec | None, *, batch_size: int = 2, share: tuple[int, int] = (0, 1)
+) -> tuple[SignalArrays, torch.Tensor]:
     """The signal, and the log-probabilities of all target positions computed one example at a time."""
     module = TargetLogits(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
     split = some_split()
     signal = teacher_pass(
         module, split, architecture="decoder", pad_id=0, start_id=None, distribution=distribution, vocab_size=len(TOKENIZER),
-        batch_size=batch_size, seed=0, device=torch.device("cpu"),
+        batch_size=batch_size, seed=0, device=torch.device("cpu"), share=share,
     )  # fmt: skip
     with torch.no_grad():
         parts = [
@@ -93,6 +95,18 @@ def test_sampled_entries_come_from_the_distribution() -> None:
     counts = np.stack([np.bincount(row, minlength=len(TOKENIZER)) for row in signal.ids.astype(np.int64)]) / 4000
     probs = logprobs.exp().numpy()
     assert np.abs(counts - probs).max() < 5 * np.sqrt(probs.max() / 4000)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "top_k"])
+def test_the_shares_of_several_workers_add_up_to_the_whole_to_the_bit(kind: str) -> None:
+    distribution = DistributionSpec(kind=kind, num_entries=3)
+    whole, _ = run(distribution, batch_size=1)
+    shares = [vars(run(distribution, batch_size=1, share=(index, 2))[0]) for index in range(2)]
+    for name, array in vars(whole).items():
+        if array is not None:
+            both = [share[name].view(np.uint8) for share in shares]
+            assert all(one.any() for one in both)
+            assert (both[0] + both[1]).tobytes() == array.tobytes()
 
 
 def test_a_stored_signal_is_read_back(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_a_folder_is_refused_with_the_way_to_take_it_over(uri: str) -> None:
 
 def test_a_server_is_not_contacted_before_there_is_something_to_write() -> None:
     prepare_store(DEAD)
-    Tracker(DEAD, Path("/nowhere"), "tiny", fail)
+    tracker = Tracker(DEAD, Path("/nowhere"), "tiny", fail)
+    assert tracker.complete
 
 
 def test_a_store_is_made_once_and_quietly(store: Path) -> None:

@@ -117,12 +117,6 @@ def percentile_interval(value: float, draws: FloatArray) -> Interval:
     return Interval(value, float(lower), float(upper), float(draws.std(ddof=1)))
 
 
-def paired_difference(first: Bootstrap, second: Bootstrap) -> tuple[Interval, FloatArray]:
-    """audc of the first minus the second system on the same rows and draws: the interval, and the (B,) draws."""
-    draws = first.audc_draws - second.audc_draws
-    return percentile_interval(first.audc - second.audc, draws), draws
-
-
 def _bootstrap(values: FloatArray) -> Bootstrap:
     """values: (1+B, 3) of the table itself and of its resamples, as `resample.resampled` gives them."""
     area, small, large = values.T

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray import train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catsweep.errors import ClusterError, StorageError
@@ -62,16 +61,7 @@ class Cluster:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if not ray.is_initialized():
-            address = os.environ.get("RAY_ADDRESS")
-            local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-            try:
-                ray.init(
-                    address=address or "local", namespace="catsweep", log_to_driver=False, logging_level=logging.ERROR,
-                    **local,
-                )  # fmt: skip
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
-                raise ClusterError(f"cannot reach {where}: {error}") from error
+            _initialise(os.environ.get("RAY_ADDRESS"))
             self._stack.callback(ray.shutdown)
         self._stack.enter_context(_logging_to(self.logs / "driver.log"))
         self._connected = True
@@ -80,6 +70,23 @@ class Cluster:
         """The resources of each node that is alive."""
         self.connect()
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _initialise(address: str | None, starts: int = 3) -> None:
+    local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    for start in range(1, starts + 1):
+        try:
+            ray.init(
+                address=address or "local", namespace="catsweep", log_to_driver=False, logging_level=logging.ERROR,
+                **local,
+            )  # fmt: skip
+            return
+        except Exception as error:  # Ray raises plain Exception where it did not start within its fixed 30 seconds
+            ray.shutdown()
+            if start < starts and "timed out during startup" in str(error):
+                continue
+            where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+            raise ClusterError(f"cannot reach {where}: {error}") from error
 
 
 def num_slots(nodes: list[dict[str, float]], trial: WorkerSpec, held: list[dict[str, float]] | None = None) -> int:
@@ -115,15 +122,6 @@ def check_fits(nodes: list[dict[str, float]], resources: ResourcesSpec) -> None:
                 f"nodes has {_text(largest)}; lower {key}.num_workers, cpus_per_worker or gpus_per_worker, or use a "
                 "larger cluster"
             )
-
-
-def scaling_config(workers: WorkerSpec) -> train.ScalingConfig:
-    """The same workers as Ray Train wants them."""
-    return train.ScalingConfig(
-        num_workers=workers.num_workers,
-        use_gpu=workers.gpus_per_worker > 0,
-        resources_per_worker=worker_resources(workers),
-    )
 
 
 def check_shared(root: Path) -> None:

@@ -20,7 +20,8 @@ from catsweep.records import read_json, write_json
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.sweep.cluster import scaling_config, worker_resources
+from catsweep.sweep.cluster import worker_resources
+from catsweep.sweep.group import run_group
 
 
 class PrepareTask(Protocol):
@@ -30,7 +31,7 @@ class PrepareTask(Protocol):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class UnitResult:
     """How the unit of a task ended. error: empty where it went well."""
 
     task: str
@@ -56,7 +57,7 @@ class Preparation:
         """Units that have not ended."""
         return len(self.waiting)
 
-    def poll(self, seconds: float = 0.0) -> list[Prepared]:
+    def poll(self, seconds: float = 0.0) -> list[UnitResult]:
         """The units that ended since the last call, waiting at most so long for the first one."""
         if not self.waiting:
             return []
@@ -66,18 +67,18 @@ class Preparation:
             ended, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         return [self._take(ref) for ref in ended]
 
-    def _take(self, ref: Any) -> Prepared:
+    def _take(self, ref: Any) -> UnitResult:
         task = self.waiting.pop(ref)
         try:
-            result: Prepared = ray.get(ref)
+            result: UnitResult = ray.get(ref)
         except ray.exceptions.RayError as error:  # its process or node is gone, also after retries
-            result = Prepared(task, {}, 0.0, str(error))
+            result = UnitResult(task, {}, 0.0, str(error))
         path = self.folder / f"{task}.json"
         write_json(path, {"task": task, "facts": result.facts, "seconds": result.seconds, "error": result.error})
         return result
 
 
-def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path) -> Prepared:
+def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path) -> UnitResult:
     started = time.time()
     try:
         if spec.resources.large.num_workers > 1:
@@ -85,31 +86,20 @@ def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: Swee
         else:
             facts = prepare_task(task, spec, root=root)
     except CatsweepError as error:
-        return Prepared(task.task, {}, time.time() - started, str(error))
+        return UnitResult(task.task, {}, time.time() - started, str(error))
     except Exception:
-        return Prepared(task.task, {}, time.time() - started, traceback.format_exc())
-    return Prepared(task.task, facts, time.time() - started)
+        return UnitResult(task.task, {}, time.time() - started, traceback.format_exc())
+    return UnitResult(task.task, facts, time.time() - started)
 
 
 def _prepare_in_group(
     prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path
 ) -> dict[str, Any]:
     """Prepare on several workers of Ray Train, which sets up torch.distributed; they hold the unit's resources."""
-    from ray.train.torch import TorchTrainer
-
     logs = root / spec.name / "logs" / "train"
     facts = logs / f"prepare {task.task.replace('/', '+')}.json"
     config = {"prepare_task": prepare_task, "task": task, "spec": spec, "root": root, "facts": facts}
-    trainer = TorchTrainer(
-        _prepare_worker,
-        train_loop_config=config,
-        scaling_config=scaling_config(spec.resources.large),
-        run_config=train.RunConfig(name=facts.stem, storage_path=str(logs)),
-    )
-    try:
-        trainer.fit()
-    except train.WorkerGroupError as error:
-        raise next(iter(error.worker_failures.values()), error) from error
+    run_group(_prepare_worker, config, spec.resources.large, name=facts.stem, logs=logs)
     result: dict[str, Any] = read_json(facts)
     return result
 

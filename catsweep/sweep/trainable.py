@@ -22,7 +22,7 @@ from ray import train, tune
 from catsweep.errors import CatsweepError, TrialDivergedError
 from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
 from catsweep.spec.sweep import TrialSpec, WorkerSpec
-from catsweep.sweep.cluster import scaling_config
+from catsweep.sweep.group import run_group
 
 
 class RunTrial(Protocol):
@@ -78,24 +78,14 @@ def _run_alone(config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_fo
 def _run_group(
     config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec
 ) -> None:
-    from ray.train.torch import TorchTrainer  # imports torch, which the driver has no use for
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    trainer = TorchTrainer(
-        _run_worker,
-        train_loop_config={**config, "run_trial": run_trial, "root": root, "sweep_folder": sweep_folder},
-        scaling_config=scaling_config(workers),
-        run_config=train.RunConfig(
-            name=config["trial_id"].replace("/", "+"),
-            storage_path=str(sweep_folder / "logs" / "train"),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
+    arguments = {**config, "run_trial": run_trial, "root": root, "sweep_folder": sweep_folder}
+    name, logs = config["trial_id"].replace("/", "+"), sweep_folder / "logs" / "train"
     try:
-        trainer.fit()
+        run_group(_run_worker, arguments, workers, name=name, logs=logs, callbacks=[TuneReportCallback()])
     except Exception as error:
-        failures = getattr(error, "worker_failures", {})
-        tune.report(_failure(next(iter(failures.values()), error)))
+        tune.report(_failure(error))
 
 
 def _run_worker(config: dict[str, Any]) -> None:

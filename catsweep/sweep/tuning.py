@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from catsweep.sweep.cluster import Cluster, num_slots, worker_resources
-from catsweep.sweep.prepare import Preparation, Prepared
+from catsweep.sweep.prepare import Preparation, UnitResult
 from catsweep.sweep.progress import Progress
 from catsweep.sweep.schedule import SweepScheduler
 from catsweep.sweep.search import Search
@@ -79,7 +79,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
 
-    def _take(self, prepared: Prepared) -> None:
+    def _take(self, prepared: UnitResult) -> None:
         if prepared.error:
             self.search.failed_tasks[prepared.task] = prepared.error
             self.progress.tell("task_failed", f"{prepared.task} failed: {prepared.error.strip().splitlines()[-1]}")

@@ -19,7 +19,7 @@ from catsweep.tasks.render import Place, choose_template, render, render_group_k
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
 from catsweep.tasks.splits import SPLITS, cap, components, cut
 
-__all__ = ["SPLITS", "Example", "TaskData", "load_examples", "load_task_data", "preview"]
+__all__ = ["SPLITS", "Example", "TaskExamples", "load_examples", "load_task_data", "preview"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class TaskData:
+class TaskExamples:
     """The four splits, and facts about how they were cut (plain JSON data)."""
 
     splits: dict[str, list[Example]]
@@ -83,7 +83,7 @@ def load_task_data(
     data_root: Path | None = None,
     verify: Verify = "all",
     with_sources: bool = False,
-) -> TaskData:
+) -> TaskExamples:
     """Read, process, cut and render a task.
 
     max_train_rows, max_evaluation_rows: cap of train, and of each of the other splits, after the cut; the kept rows
@@ -115,7 +115,7 @@ def load_task_data(
                 "task %s: dropped %d of %d rows of %s: their group keys stand in another given split as well",
                 task.task, num_rows, len(rows[split]), split,
             )  # fmt: skip
-    return TaskData(splits, facts)
+    return TaskExamples(splits, facts)
 
 
 def preview(

@@ -46,7 +46,8 @@ def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
 def test_what_may_change(tmp_path: Path, fields: dict[str, Any]) -> None:
     store(tmp_path)
     fields = dict(fields)
-    check_unchanged(make_sweep(fields.pop("tasks", ["a"]), **fields), tmp_path)
+    sweep = make_sweep(fields.pop("tasks", ["a"]), **fields)
+    assert check_unchanged(sweep, tmp_path) is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -31,6 +32,23 @@ def test_units_take_their_room_first_and_those_that_must_wait_take_none() -> Non
     assert num_slots([BOX, BOX], trial, [unit] * 2) == 0
     assert num_slots([BOX, BOX], trial, [unit] * 5) == 0
     assert num_slots([{"CPU": 2.0}], WorkerSpec(), [{"CPU": 1.0}]) == 1
+
+
+def test_ray_gets_three_tries_to_start_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ends = [Exception("The current node timed out during startup. This could happen"), None, RuntimeError("no port")]
+
+    def init(**settings: Any) -> None:
+        if (error := ends.pop(0)) is not None:
+            raise error
+
+    for name, value in {"init": init, "is_initialized": lambda: False, "shutdown": lambda: None}.items():
+        monkeypatch.setattr(ray, name, value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with Cluster(tmp_path) as cluster:
+        cluster.connect()
+        assert len(ends) == 1
+    with Cluster(tmp_path) as cluster, pytest.raises(ClusterError, match="cannot reach Ray on this machine: no port"):
+        cluster.connect()
 
 
 def test_what_can_never_start_is_refused_with_the_largest_node() -> None:
