@@ -110,6 +110,24 @@ def ls(
 
 
 @app.command()
+def fetch(
+    tasks: Annotated[
+        list[str],
+        typer.Argument(help="Names, patterns or tags of tasks, task files, or a sweep's file", metavar="TASKS"),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder for the copy; what is there already is kept")],
+    max_rows: Annotated[int | None, typer.Option(help="Only the first so many rows of each split", min=1)] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Look here before the hub is asked; default: CATSWEEP_DATA")
+    ] = None,
+) -> None:
+    """Copy the data of tasks into a folder that `data_root` or CATSWEEP_DATA names on machines without a hub."""
+    from catsweep.cli.fetch import fetch_command
+
+    raise typer.Exit(fetch_command(tasks, to=to, max_rows=max_rows, data_root=data_root))
+
+
+@app.command()
 def init(
     name: Annotated[str, typer.Argument(help="Name of the new sweep", metavar="NAME")],
     folder: Annotated[Path, typer.Option(help="Where to write NAME.yaml and tasks/NAME.yaml")] = Path("."),

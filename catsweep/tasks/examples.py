@@ -14,7 +14,7 @@ from catsweep.spec.base import Json
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.overlap import source_keys
-from catsweep.tasks.process import apply_steps
+from catsweep.tasks.process import NothingLeftError, apply_steps
 from catsweep.tasks.render import Place, choose_template, render, render_group_keys
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
 from catsweep.tasks.splits import SPLITS, cap, components, cut
@@ -141,11 +141,15 @@ def _rows(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = N
     if not task.process:
         return _read(task, split, reading, num_rows)
     place = f"task {task.task}, split {_name(task, split)}"
-    read = None if num_rows is None else max(100, 10 * num_rows)
-    rows = apply_steps(task.process, _read(task, split, reading, read), place)
-    if num_rows is not None and len(rows) < num_rows:  # the steps dropped nearly all of the first rows
-        return apply_steps(task.process, _read(task, split, reading), place)
-    return rows
+    if num_rows is not None:
+        first = _read(task, split, reading, max(100, 10 * num_rows))
+        try:
+            rows = apply_steps(task.process, first, place)
+        except NothingLeftError:  # of the first rows; there may be more
+            rows = []
+        if len(rows) >= num_rows or len(first) < max(100, 10 * num_rows):
+            return rows or apply_steps(task.process, first, place)
+    return apply_steps(task.process, _read(task, split, reading), place)
 
 
 def _read(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
@@ -153,9 +157,9 @@ def _read(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = N
     try:
         return read_split(task.source, split, reading, num_rows)
     except DataError as error:
-        if task.metadata.status not in ("likely", "local_files"):
-            raise
-        raise DataError(f"{error}. Notes of {task.task}: {task.metadata.notes}") from error
+        unsure = task.metadata.status in ("likely", "local_files")
+        notes = f". Notes of {task.task}: {task.metadata.notes}" if unsure else ""
+        raise DataError(f"task {task.task}: {error}{notes}") from error
 
 
 def _reading(cache: Path | None, data_root: Path | None, verify: Verify) -> Reading:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pyarrow as pa
 
 from catsweep.errors import DataError
 from catsweep.spec.source import Expectation
 from catsweep.spec.types import fits
 from catsweep.spec.yaml import did_you_mean
+from catsweep.tasks.hub_split import hub_features
 
 
 def check_expectation(expect: Expectation, schema: pa.Schema, num_rows: int | None, *, split: str, where: str) -> None:
@@ -58,13 +56,6 @@ def label_names(schema: pa.Schema) -> dict[str, list[str]]:
         for name, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
     }
-
-
-def hub_features(schema: pa.Schema) -> dict[str, Any]:
-    """The features that Hugging Face wrote into a schema; empty where it did not."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    features: dict[str, Any] = json.loads(text).get("info", {}).get("features", {}) if text else {}
-    return features
 
 
 def _type(kind: pa.DataType) -> str:

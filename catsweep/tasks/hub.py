@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catsweep.errors import DataError
-from catsweep.spec.source import HubLocation, HubSource
+from catsweep.spec.source import Alternative, HubLocation, HubSource
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.expect import check_expectation
 from catsweep.tasks.files import read_json_lines
 from catsweep.tasks.hub_remote import open_remote
-from catsweep.tasks.hub_split import HubSplit, shown
+from catsweep.tasks.hub_split import HubSplit, shown, with_renamed_columns
 from catsweep.tasks.manifest import sampled_rows
 from catsweep.tasks.slices import Slice, parse_slice
 
@@ -46,6 +46,7 @@ def read_hub(
     """
     part = parse_slice(split)
     found = find_split(source, part, data_root=data_root, cache=cache, max_rows=max_rows)
+    found = with_renamed_columns(found)
     check_split(source, found, part.split, verify)
     start, stop = part.bounds(found.num_rows)
     stop = stop if max_rows is None else min(stop, start + max_rows)
@@ -56,9 +57,11 @@ def read_hub(
 
 
 def check_split(source: HubSource, found: HubSplit, split: str, verify: Verify) -> None:
-    """Raise DataError where a split is not what the source expects."""
+    """Raise DataError where a split, its columns renamed, is not what the source expects of the place it was found in."""
+    location = found.location
+    own = location.expect if isinstance(location, Alternative) else None
     num_rows = found.num_all_rows if verify == "all" else None
-    check_expectation(source.expect, found.schema, num_rows, split=split, where=found.where)
+    check_expectation(own or source.expect, found.schema, num_rows, split=split, where=found.where)
 
 
 def find_split(
@@ -121,16 +124,21 @@ def _open_local(location: HubLocation, folder: Path, split: str, data_root: Path
     where = f"dataset {shown(location)} in {folder}"
     if any(file.suffix in (".jsonl", ".json") for file in files):
         table = pa.Table.from_pylist([row for file in files for row in read_json_lines(file)])
-        return HubSplit(where, table.schema, table.num_rows, table.num_rows, _slices_of(table), tuple(files))
+        return HubSplit(location, where, table.schema, table.num_rows, table.num_rows, _slices_of(table), tuple(files))
     opened = [_open_parquet(path) for path in files]
     num_rows = sum(file.metadata.num_rows for file in opened)
-    is_sample = sampled_rows(data_root, files) is not None
+    sample = sampled_rows(data_root, files)
+    if sample is not None and sample != num_rows:
+        raise DataError(
+            f"{where}, split {split!r}: found {num_rows} rows; expected {sample}, as manifest.json says. Run `catsweep "
+            "fetch` again"
+        )
 
     def batches(start: int, stop: int) -> Iterator[pa.RecordBatch]:
         return itertools.chain.from_iterable(_ranges(files, start, stop))
 
-    num_all_rows = None if is_sample else num_rows
-    return HubSplit(where, opened[0].schema_arrow, num_rows, num_all_rows, batches, tuple(files))
+    num_all_rows = None if sample is not None else num_rows
+    return HubSplit(location, where, opened[0].schema_arrow, num_rows, num_all_rows, batches, tuple(files))
 
 
 def _files(location: HubLocation, folder: Path, split: str) -> list[Path]:

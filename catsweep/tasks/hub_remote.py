@@ -46,10 +46,10 @@ def open_remote(
             dataset = _load(location, part.split)
             batches = _batches_of(dataset)
             schema = dataset.features.arrow_schema
-            return HubSplit(where, schema, len(dataset), len(dataset), batches, revision=builder.hash)
+            return HubSplit(location, where, schema, len(dataset), len(dataset), batches, revision=builder.hash)
         table = _first_rows(location, part.split, needed, builder.hash, cache)
         return HubSplit(
-            where, table.schema, table.num_rows, num_all_rows, _batches_of_table(table), revision=builder.hash
+            location, where, table.schema, table.num_rows, num_all_rows, _batches_of_table(table), revision=builder.hash
         )
 
 

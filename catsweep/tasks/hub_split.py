@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from catsweep.spec.source import HubLocation
+from catsweep.spec.source import Alternative, HubLocation
 
 
 @dataclass(frozen=True)
 class HubSplit:
     """A split that can be read.
 
-    where: dataset and place, for messages. schema: of its rows, with Hugging Face's metadata where there is any.
-    num_rows: rows that can be read. num_all_rows: rows of the whole split; None where this is a part of it, or where
-    that is not known. batches(start, stop): those rows. files: local files. revision: commit on the hub.
+    location: the place of the source where it was found. where: dataset and place, for messages. schema: of its rows,
+    with Hugging Face's metadata where there is any. num_rows: rows that can be read. num_all_rows: rows of the whole
+    split; None where this is a part of it, or where that is not known. batches(start, stop): those rows. files: local
+    files. revision: commit on the hub.
     """
 
+    location: HubLocation
     where: str
     schema: pa.Schema
     num_rows: int
@@ -27,6 +31,30 @@ class HubSplit:
     batches: Callable[[int, int], Iterator[pa.RecordBatch]]
     files: tuple[Path, ...] = ()
     revision: str | None = None
+
+
+def with_renamed_columns(split: HubSplit) -> HubSplit:
+    """The split under the column names of the source's first place, where this one says what they are."""
+    names = split.location.rename if isinstance(split.location, Alternative) else {}
+    if not names:
+        return split
+    new = [names.get(name, name) for name in split.schema.names]
+    schema = pa.schema([field.with_name(name) for field, name in zip(split.schema, new, strict=True)])
+    features = {names.get(name, name): feature for name, feature in hub_features(split.schema).items()}
+    if features:
+        schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+    def batches(start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        return (batch.rename_columns(new) for batch in split.batches(start, stop))
+
+    return replace(split, schema=schema, batches=batches)
+
+
+def hub_features(schema: pa.Schema) -> dict[str, Any]:
+    """The features that Hugging Face wrote into a schema; empty where it did not."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    features: dict[str, Any] = json.loads(text).get("info", {}).get("features", {}) if text else {}
+    return features
 
 
 def shown(location: HubLocation) -> str:

@@ -32,6 +32,10 @@ from catsweep.tasks.texts import clean, fix_punct_source, word_segment_source
 Rows = list[dict[str, Any]]
 
 
+class NothingLeftError(DataError):
+    """A step dropped every row."""
+
+
 class _BadRow(Exception):
     """A row that a step cannot use. found, expected and hint as in every error."""
 
@@ -47,7 +51,7 @@ def apply_steps(steps: Sequence[ProcessStep], rows: Rows, place: str) -> Rows:
         before = len(rows)
         rows = _apply(step, rows, f"{place}: process step {number} ({step.kind})")
         if before and not rows:
-            raise DataError(
+            raise NothingLeftError(
                 f"{place}: process step {number} ({step.kind}): found no row that it keeps, of {before}; expected at "
                 "least one. Check its column and values"
             )

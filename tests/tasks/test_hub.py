@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +82,26 @@ def test_local_folders_of_all_alternatives_come_before_the_hub(dataset: Path) ->
         {"dataset_path": "gone/away", "alternatives": [{"dataset_path": "no/where"}, there]}
     )
     assert read(dataset, source, "train") == ROWS
+
+
+def test_an_alternative_may_name_its_columns_otherwise_and_have_another_size(dataset: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])})
+    table = pa.Table.from_pylist(ROWS, schema=features.arrow_schema)
+    pq.write_table(table, dataset / "small" / "named.parquet")
+    copy = {
+        "dataset_path": "owner/name",
+        "dataset_name": "small",
+        "rename": {"label": "class"},
+        "expect": {"labels": {"class": ["x", "y"]}, "columns": {"class": "ClassLabel"}, "num_rows": {"named": 2}},
+    }
+    expect = {"num_rows": {"named": 5}}
+    source = HubSource.model_validate({"dataset_path": "no/where", "alternatives": [copy], "expect": expect})
+    assert read(dataset, source, "named") == [{"text": "a", "class": 0}, {"text": "b", "class": 1}]
+    strict = HubSource.model_validate(
+        {"dataset_path": "no/where", "alternatives": [copy | {"expect": None}], "expect": expect}
+    )
+    with pytest.raises(DataError, match="found 2 rows; expected 5"):
+        read(dataset, strict, "named")
 
 
 def test_a_dataset_has_to_be_the_expected_one(dataset: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_set_that_people_make_is_explained_where_it_is_missing(tmp_path: Path)
     with pytest.raises(DataError) as error:
         load_task_data(task, data_root=tmp_path)
     assert str(error.value).startswith(
-        f"hub dataset local/opus-100/cs-uk, split 'train': found it neither in {tmp_path}, "
+        f"task wmt22/cs-uk: hub dataset local/opus-100/cs-uk, split 'train': found it neither in {tmp_path}, "
     )
     assert str(error.value).endswith(f". Notes of wmt22/cs-uk: {task.metadata.notes}")
     assert "docs/wmt22.md makes one" in task.metadata.notes
