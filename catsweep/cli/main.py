@@ -19,6 +19,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+METRICS = (
+    "accuracy, exact_match, token_f1, squad_em, bleu, chrf, rouge1, rouge2, rougeLsum, macro_f1, f1, matthews, pearson, "
+    "spearman, multirc_f1a, multirc_em"
+)
+"""For the help text, which must not wait for the specs to load; a test compares the two."""
 SweepFile = Annotated[Path, typer.Argument(help="A sweep's YAML file", metavar="FILE")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings such as search.num_samples=4", metavar="KEY=VALUE")
@@ -62,7 +67,7 @@ def curves(
         str | None, typer.Argument(help="Name of a sweep, to compute all its curves again", metavar="[NAME]")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="A .csv or .parquet file with results of any system")] = None,
-    metric: Annotated[str, typer.Option(help="Name of a metric, as in a task file (with --table)")] = "accuracy",
+    metric: Annotated[str, typer.Option(help=f"One of {METRICS} (with --table)")] = "accuracy",
     tokenize: Annotated[str | None, typer.Option(help="Tokeniser of BLEU, for example zh (with --table)")] = None,
     positive: Annotated[
         str | None, typer.Option(help="The answer that is the positive class of f1 and multirc_f1a (with --table)")

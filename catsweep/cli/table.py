@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from catsweep.cascade.table import read_table, summary_dict, table_curve
-from catsweep.cli.console import output
+from catsweep.cli.console import errors, output
 from catsweep.records import write_atomic, write_json
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import table_lines
@@ -23,13 +23,16 @@ def table_command(
     num_points: int | None,
     out: Path | None,
 ) -> None:
-    """Print the curve of a table; with `out` also write <out>/<table's name>.json and .png."""
+    """Print the curve of a table; with `out` also write <out>/<table's name>.json and .png, and say so."""
     summary = table_curve(read_table(path), metric=metric, tokenize=tokenize, positive=positive)
     data = summary_dict(summary, num_points=num_points)
     if out is not None:
-        write_json(out / f"{path.stem}.json", data)
+        written = [out / f"{path.stem}{ending}" for ending in (".json", ".png")]
+        write_json(written[0], data)
         figure = curves_figure(table_lines(summary, title=path.stem), stratum_styles(["cascade"], baseline=""))
-        write_atomic(out / f"{path.stem}.png", to_png(figure))
+        write_atomic(written[1], to_png(figure))
+        for file in written:
+            errors.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         output.file.write(json.dumps(data) + "\n")
         return
