@@ -35,11 +35,11 @@ class Columns:
 
     def check_names(self) -> None:
         """Raises TableError for missing and misspelt columns, and for a table without rows."""
-        names = list(self.values)
+        found = list(self.values)
         for separator, what in ((";", "semicolons"), ("\t", "tabs")):
-            if len(names) == 1 and separator in names[0]:
+            if len(found) == 1 and separator in found[0]:
                 raise TableError(
-                    f"{self.path}: found one column, {names[0]!r}, with {what} in it; expected columns separated by commas. Save "
+                    f"{self.path}: found one column, {found[0]!r}, with {what} in it; expected columns separated by commas. Save "
                     "the table with commas (in a spreadsheet: export, field delimiter), or as .parquet"
                 )
         wanted = ["id", "score"]
