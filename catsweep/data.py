@@ -85,7 +85,7 @@ class TaskData:
         return TokenSplit(lists("prompts"), lists("targets"), lists("choices"), load("choice_offsets"))
 
     def texts(self, split: str) -> pa.Table:
-        """id, group, prompt, references, choices of a split."""
+        """id, group, prompt, references, choices and key (the question, or null) of a split."""
         return pq.read_table(self.folder / f"{split}.parquet")
 
     def warnings(self, task: str) -> list[str]:
@@ -134,6 +134,7 @@ TEXTS = pa.schema(
         ("prompt", pa.string()),
         ("references", pa.list_(pa.string())),
         ("choices", pa.list_(pa.string())),
+        ("key", pa.string()),
     ]
 )
 

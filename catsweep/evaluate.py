@@ -96,6 +96,7 @@ def evaluate(
 
 def _table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict[str, Metric]) -> pa.Table:
     references = texts["references"].to_pylist()
+    keys = texts["key"].to_pylist() if "key" in texts.column_names else [None] * len(answers)
     columns: dict[str, object] = {
         "id": texts["id"],
         "group": texts["group"],
@@ -108,7 +109,8 @@ def _table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict
         columns[name] = [getattr(answer, name) for answer in answers]
     for name, metric in metrics.items():
         columns[f"statistics/{name}"] = [
-            metric.statistics(answer.output, accepted) for answer, accepted in zip(answers, references, strict=True)
+            metric.statistics(answer.output, accepted, key)
+            for answer, accepted, key in zip(answers, references, keys, strict=True)
         ]
     return pa.table(columns, schema=rows_schema(list(metrics)))
 

@@ -100,7 +100,7 @@ def make_inputs(
         "data": data,
         "large": large if spec.large.finetune else None,
         "signal": digest([opinions, distribution.to_json() if distribution else None]),
-        "answers": digest([opinions, [metric.to_json() for metric in task.metric_list], task.normalize]),
+        "answers": digest([opinions, [metric.cache_key() for metric in task.metric_list], task.normalize]),
     }
     return Inputs(examples, tokenizer, architecture, distribution, keys)
 

@@ -21,7 +21,7 @@ from catsweep.errors import TableError
 CORRECT = ("small_correct", "large_correct")
 OUTPUT = ("small_output", "large_output", "reference")
 COST = ("small_cost", "large_cost")
-KNOWN = ("id", "score", *CORRECT, *OUTPUT, *COST, "group", "key")
+KNOWN = ("id", "score", *CORRECT, *OUTPUT, *COST, "group")
 
 
 class Columns:
@@ -65,6 +65,12 @@ class Columns:
             if value is None or (value == "" and not empty):
                 raise self.error(row, name, "text")
         return [str(value) for value in self.values[name]]
+
+    def optional_text(self, name: str) -> list[str | None] | None:
+        """A column of text, None for missing and empty cells; None where there is no such column."""
+        if not self.has(name):
+            return None
+        return [None if value is None or value == "" else str(value) for value in self.values[name]]
 
     def unique_text(self, name: str) -> list[str]:
         """A column of text in which no value stands twice."""

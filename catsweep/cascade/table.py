@@ -10,7 +10,6 @@ Other columns are ignored, unless their name looks like a misspelt one of these.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ class Table:
     """A table that was read and checked: n >= 1 rows.
 
     score: (n,) finite. correct: (n, 2) of small and large, or None. outputs: (small, large) texts, or None, with the
-    accepted references of each row. costs: (n, 2), finite, >= 0. groups, keys: n texts, or None where there is no such column.
+    accepted references of each row. costs: (n, 2), finite, >= 0. groups, keys: n texts, or None where there is no such column; a
+    key may be missing, too.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Table:
     references: list[list[str]]
     costs: FloatArray
     groups: list[str] | None
-    keys: list[str] | None
+    keys: list[str | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def read_table(path: Path | str) -> Table:
         references=references,
         costs=np.tile([0.0, 1.0], (len(ids), 1)) if costs is None else costs,
         groups=columns.text("group") if columns.has("group") else None,
-        keys=columns.text("key") if columns.has("key") else None,
+        keys=columns.optional_text("key"),
     )
 
 
@@ -129,7 +129,7 @@ def table_curve(
         metric=judge,
     )
     system = System(table.ids, small, large, uncertainty)
-    groups = table.groups or (table.keys if judge.needs_key else None) or table.ids
+    groups = table.groups or ([str(key) for key in table.keys or ()] if judge.needs_key else table.ids)
     drawn = bootstrap_curves({"": system}, groups=groups, metric=judge, num_resamples=num_resamples, seed=seed)[""]
     counts = {len(references) for references in table.references} or {1}
     return Summary(
@@ -198,7 +198,7 @@ def _statistics(table: Table, metric: Metric) -> tuple[FloatArray, FloatArray]:
             f"{table.path}: metric {metric.name} judges whole questions; found no column 'key'. "
             "Add it: rows of one question have the same key"
         )
-    keys: Sequence[str | None] = table.keys or [None] * len(table.ids)
+    keys = table.keys or [None] * len(table.ids)
     both = []
     for outputs in table.outputs:
         rows = []

@@ -33,6 +33,10 @@ MetricName = Literal[
 ]
 
 
+QUESTION_KEY = "question_key"
+"""The column of a row's question, unless the metric names another one."""
+
+
 class MetricSpec(Spec):
     """One metric of a task."""
 
@@ -46,6 +50,10 @@ class MetricSpec(Spec):
         description="multirc_em: which rows are one question, a column or a template. Default: the column `question_key`",
         min_length=1,
     )
+
+    def cache_key(self) -> Json:
+        """What determines an answer's statistics, besides the data. Settings that came later count where they are given."""
+        return {name: value for name, value in self.to_json().items() if value is not None or name == "tokenize"}
 
     @model_validator(mode="after")
     def _settings_fit_metric(self) -> MetricSpec:
@@ -175,6 +183,11 @@ class TaskSpec(Spec):
         templates = [self.doc_to_text] if isinstance(self.doc_to_text, str) else self.doc_to_text
         return templates[: self.num_templates]
 
+    @property
+    def question_key(self) -> str | None:
+        """Column or template of the question that a row belongs to; None where no metric asks for it."""
+        return next((item.key or QUESTION_KEY for item in self.metric_list if item.metric == "multirc_em"), None)
+
     def data_key(self) -> Json:
         """What determines the rows, prompts and targets of this task: the part of the spec that caches depend on.
 
@@ -187,6 +200,8 @@ class TaskSpec(Spec):
                 del data[name]
         if not self.generation_kwargs.until:
             del data["generation_kwargs"]["until"]
+        if self.question_key is not None:
+            data["question_key"] = self.question_key
         data["source"] = _without_places(data["source"])
         return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.errors import DataError
 from catsweep.spec.base import Json
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.overlap import source_keys
 from catsweep.tasks.process import NothingLeftError, apply_steps
-from catsweep.tasks.render import Place, choose_template, render, render_group_keys
+from catsweep.tasks.render import Place, choose_template, question_key, render, render_group_keys
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
 from catsweep.tasks.splits import SPLITS, cap, components, cut
 
@@ -32,6 +34,7 @@ class Example:
     delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers; the
     target is the first of them unless the task has `doc_to_reference`. choices and label: empty and -1 for generation.
     sources: keys of the source text, where they were asked for (see tasks.overlap).
+    key: the row's question, where a metric asks for it.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Example:
     choices: tuple[str, ...] = ()
     label: int = -1
     sources: frozenset[bytes] = frozenset()
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,12 +203,22 @@ class _Places:
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
         if self._has_ids and self.task.doc_to_group is None:
-            return (str(row["group"]),)
-        return render_group_keys(self.task, row, self.place(index))
+            keys: tuple[str, ...] = (str(row["group"]),)
+        else:
+            keys = render_group_keys(self.task, row, self.place(index))
+        question = question_key(self.task, row, self.place(index))
+        # A question that is judged as a whole lies in one group, whatever else groups are made of. Numbers of questions
+        # start anew in each split of the source.
+        return keys if question is None else (*keys, f"question {self.name}:{question}")
 
     def example(self, index: int, group: str) -> Example:
         row_id = self.row_id(index)
         texts = render(self.task, self.rows[index], self.place(index), template=choose_template(self.task, row_id))
+        for metric in self._strict_metrics:
+            try:
+                metric.statistics("", texts.references, texts.key)
+            except DataError as error:
+                raise DataError(f"task {self.task.task}, row {self.place(index).row}: metric {error}") from None
         return Example(
             id=row_id,
             group=group,
@@ -214,7 +228,13 @@ class _Places:
             choices=texts.choices,
             label=texts.label,
             sources=source_keys(self.task, self.rows[index], self.place(index)) if self.with_sources else frozenset(),
+            key=texts.key,
         )
+
+    @functools.cached_property
+    def _strict_metrics(self) -> list[Metric]:
+        """Metrics that cannot use every reference: what is wrong shows before anything is trained."""
+        return [metric for metric in map(metric_of, self.task.metric_list) if metric.is_strict]
 
     @property
     def _has_ids(self) -> bool:

@@ -32,6 +32,7 @@ class Rendered:
     references: tuple[str, ...]
     choices: tuple[str, ...]
     label: int
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ def render(task: TaskSpec, row: Row, place: Place, *, template: int = 0) -> Rend
     """The texts of one row, the prompt by one of the task's templates. Raises DataError: unknown column, empty text,
     bad label, bad choices."""
     prompt = _text("doc_to_text", task.prompt_templates[template], row, place)
+    key = question_key(task, row, place)
     if task.doc_to_choice is None:
         answers = _answers("doc_to_target", task.doc_to_target, row, place)
         references = answers if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
-        return Rendered(prompt, answers[0], references, (), -1)
+        return Rendered(prompt, answers[0], references, (), -1, key)
     choices = _choices(task.doc_to_choice, row, place)
     label = _label(task, choices, row, place)
     right = (choices[label],) if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
-    return Rendered(prompt, choices[label], right, choices, label)
+    return Rendered(prompt, choices[label], right, choices, label, key)
 
 
 def choose_template(task: TaskSpec, row_id: str) -> int:
@@ -108,6 +110,11 @@ def _value_or_none(row: Row, column: str) -> Any:
         return column_value(row, column)
     except KeyError:
         return None
+
+
+def question_key(task: TaskSpec, row: Row, place: Place) -> str | None:
+    """The question that a row belongs to; None where no metric of the task asks for it."""
+    return None if task.question_key is None else _text("key of multirc_em", task.question_key, row, place)
 
 
 def _references(template: str, row: Row, place: Place) -> tuple[str, ...]:

@@ -8,7 +8,10 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from catsweep.cascade.table import read_table, summary_dict, table_curve
-from catsweep.errors import TableError
+from catsweep.errors import DataError, TableError
+
+from .metrics import slow
+from .metrics.slow import METRIC_NAMES, Row, make_rows
 
 CORRECT = "id,score,small_correct,large_correct\n"
 TEXTS = "id,score,small_output,large_output,reference,reference_2\n"
@@ -163,6 +166,84 @@ def test_missing_values_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(TableError, match=r"t\.parquet: row 2, column 'score': found an empty cell"):
         read_table(tmp_path / "t.parquet")
+
+
+QUESTIONS = "id,score,small_output,large_output,reference,key\n"
+
+
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_a_table_of_texts_has_a_curve_under_every_metric(tmp_path: Path, name: str) -> None:
+    small, large = make_rows(name, 40, 1)
+    columns = {
+        "id": [f"row {row}" for row in range(40)],
+        "score": np.random.default_rng(0).random(40),
+        "small_output": [row.output for row in small],
+        "large_output": [row.output for row in large],
+        "reference": [row.references[0] for row in small],
+        "key": [row.question for row in small],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    positive = "yes" if name in ("f1", "multirc_f1a") else None
+    summary = table_curve(read_table(tmp_path / "t.parquet"), metric=name, positive=positive, num_resamples=30)
+    result = json.loads(json.dumps(summary_dict(summary), allow_nan=False))
+    one = [Row(row.output, row.references[:1], row.question, row.number) for row in small]
+    assert result["quality_small"] == pytest.approx(slow.quality(name, one))
+    assert result["quality_oracle"] >= max(result["quality_small"], result["quality_large"])
+    assert result["intervals"]["audc"][0] <= result["audc"] <= result["intervals"]["audc"][1]
+    assert ("facts" in result) == (name in ("pearson", "spearman"))
+
+
+def test_words_are_judged_before_correctness_by_every_metric_but_accuracy(tmp_path: Path) -> None:
+    text = (
+        "id,score,small_correct,large_correct,small_output,large_output,reference\na,1,0,1,x y,x,x y\nb,2,0,1,z,z,z\n"
+    )
+    table = read_table(write(tmp_path, text))
+    assert table_curve(table, metric="accuracy", num_resamples=5).curve.quality_small == 0
+    assert table_curve(table, metric="squad_em", num_resamples=5).curve.quality_small == 1
+    assert table_curve(table, metric="rouge1", num_resamples=5).curve.quality_large == pytest.approx(250 / 3)
+
+
+def test_questions_are_resampled_whole_unless_a_group_is_given(tmp_path: Path) -> None:
+    rows = [f"r{row},{row},{'yes' if row % 3 else 'no'},yes,yes,q{row // 2}\n" for row in range(20)]
+    table = read_table(write(tmp_path, QUESTIONS + "".join(rows)))
+    assert table.groups is None
+    summary = table_curve(table, metric="multirc_em", num_resamples=20)
+    assert summary.curve.quality_small == pytest.approx(
+        sum(row % 3 != 0 and (row + 1) % 3 != 0 for row in range(0, 20, 2)) / 10
+    )
+    assert summary.intervals["quality_small"].lower < summary.curve.quality_small
+    grouped = QUESTIONS.replace("key", "key,group") + "".join(
+        row.replace("\n", f",g{n}\n") for n, row in enumerate(rows)
+    )
+    with pytest.raises(DataError, match="rows of one question lie in several groups"):
+        table_curve(read_table(write(tmp_path, grouped)), metric="multirc_em", num_resamples=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "message"),
+    [
+        (TEXTS + "a,1,x,y,z,\n", "multirc_em", r"judges whole questions; found no column 'key'"),
+        (QUESTIONS + "a,1,x,y,z,q\nb,1,x,y,z,\n", "multirc_em", r"row 2: multirc_em: found no key"),
+        (TEXTS + "a,1,1,2,3,\nb,1,1,2,high,\n", "pearson", r"row 2: pearson: found the reference 'high'"),
+        (TEXTS + "a,1,x,y,z,w\n", "macro_f1", r"row 1: macro_f1: found 2 references"),
+        (TEXTS + "a,1,x,y,z,\n", "f1", r"metric f1: found no positive class"),
+        (CORRECT + "a,1,1,1\n", "matthews", r"matthews compares texts; found no columns small_output"),
+    ],
+)
+def test_a_metric_says_what_it_misses_in_a_table(tmp_path: Path, text: str, metric: str, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        table_curve(read_table(write(tmp_path, text)), metric=metric)
+
+
+def test_a_correlation_of_equal_answers_is_null(tmp_path: Path) -> None:
+    rows = "".join(f"r{row},{row},3.0,{row},{row % 7},\n" for row in range(30))
+    result = summary_dict(table_curve(read_table(write(tmp_path, TEXTS + rows)), metric="pearson", num_resamples=20))
+    assert (result["quality_small"], result["intervals"]["quality_small"]) == (None, [None, None])
+    assert result["points"][0]["quality"] is None
+    assert result["points"][1]["quality"] is not None
+    assert (result["apgr"], result["cpt"]["50"]) == (None, None)
+    assert isinstance(result["audc"], float)
+    assert result["facts"] == {"num_unreadable_small": 0, "num_unreadable_large": 0}
 
 
 def test_a_corpus_metric_asks_for_texts(tmp_path: Path) -> None:

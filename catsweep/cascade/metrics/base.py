@@ -34,7 +34,8 @@ class Metric(Protocol):
 
     name: as in a task's YAML. scale: the largest quality, 1 or 100; lowest: the smallest, 0 or -1. is_mean: quality is the
     mean of a value of each row. num_statistics: k. signature: what fixes the number, for one reference (`signature_for`
-    has others). needs_key: rows belong to questions, whose keys `statistics` must be given.
+    has others). needs_key: rows belong to questions, whose keys `statistics` must be given. is_strict: not every reference is
+    one that it can use.
 
     `statistics` are what rows on storage hold. `align` makes of two models' statistics what all other methods take; there,
     rows stand in deferral order. A quality that is not defined (no rows; a correlation of equal values) is NaN.
@@ -52,6 +53,8 @@ class Metric(Protocol):
     def higher_is_better(self) -> bool: ...
     @property
     def needs_key(self) -> bool: ...
+    @property
+    def is_strict(self) -> bool: ...
     @property
     def num_statistics(self) -> int: ...
     @property
@@ -115,6 +118,7 @@ class Base:
     is_mean = False
     higher_is_better = True
     needs_key = False
+    is_strict = False
 
     def right(self, statistics: ArrayLike) -> FloatArray | None:
         return None

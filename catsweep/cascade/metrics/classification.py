@@ -27,6 +27,7 @@ class BinaryF1(Additive):
 
     name: Literal["f1", "multirc_f1a"]
     positive: str
+    is_strict = True
     num_statistics = 3
 
     @property
@@ -57,6 +58,7 @@ class ClassMetric(CellMetric):
     """
 
     name: str
+    is_strict = True
     num_statistics = 2
     num_counts = 3
 

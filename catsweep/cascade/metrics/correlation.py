@@ -41,7 +41,6 @@ class _Numbers:
     """Statistics: the answer as a number, NaN where it is none; the reference."""
 
     name: str
-    lowest = -1.0
     num_statistics = 2
 
     @property
@@ -78,6 +77,7 @@ class Pearson(_Numbers, Additive):
 
     name = "pearson"
     lowest = -1.0
+    is_strict = True
 
     def align(self, small: ArrayLike, large: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The moments of each row. x and y are shifted by their means over the table: a correlation does not see it, while
@@ -101,6 +101,7 @@ class Spearman(_Numbers, Base):
 
     name = "spearman"
     lowest = -1.0
+    is_strict = True
 
     def align(self, small: ArrayLike, large: ArrayLike) -> tuple[FloatArray, FloatArray]:
         one, two, wanted = self._filled(small, large)

@@ -23,6 +23,7 @@ class QuestionMatch(CellMetric):
 
     name = "multirc_em"
     needs_key = True
+    is_strict = True
     num_statistics = 2
     num_counts = 2
 
