@@ -90,26 +90,34 @@ def local_files(source: SacrebleuSource, data_root: Path | None) -> SetFiles | N
     if data_root is None:
         return None
     folder = data_root.expanduser() / source.test_set
-    source_language, target_language = _languages(source)
+    source_language, _ = _languages(source)
     pair = source.langpair
     places = [folder, folder / "sources", folder / "txt" / "sources"]
     found = [path for place in places for path in sorted(place.glob(f"*.{pair}.src.{source_language}"))]
     found += sorted(folder.glob(f"*.{pair}.src"))
     if not found:
         return None
-    if len(found) > 1:
+    if len({tuple(_segments(path)) for path in found}) > 1:
         shown = ", ".join(map(str, found))
         raise DataError(f"{_shown(source)}: found several source files: {shown}; expected one. Remove the others")
-    name = found[0].name.split(f".{pair}.src")[0]
-    beside = found[0].parent if found[0].parent.name != "sources" else found[0].parent.with_name("references")
-    texts = {
+    # Copies of one source may lie in several layouts: the first that has the wanted references is read.
+    available = [_references_beside(path, source) for path in found]
+    best = next((index for index, names in enumerate(available) if set(wanted) <= set(names)), 0)
+    return SetFiles(found[best], _chosen(source, wanted, available[best], str(found[best].parent)))
+
+
+def _references_beside(file: Path, source: SacrebleuSource) -> dict[str, Path]:
+    """The reference sets that belong to a source file, by name."""
+    pair, target_language = source.langpair, _languages(source)[1]
+    name = file.name.split(f".{pair}.src")[0]
+    beside = file.parent if file.parent.name != "sources" else file.parent.with_name("references")
+    labels = {
         **{path.name: UNNAMED for path in beside.glob(f"{name}.{pair}.ref.{target_language}")},
         **{path.name: UNNAMED for path in beside.glob(f"{name}.{pair}.ref")},
         **{path.name: path.name.rsplit(".", 2)[1] for path in beside.glob(f"{name}.{pair}.ref.*.{target_language}")},
         **{path.name: path.name.rsplit(".ref-", 1)[1] for path in beside.glob(f"{name}.{pair}.ref-*")},
     }
-    available = {label: beside / file for file, label in sorted(texts.items())}
-    return SetFiles(found[0], _chosen(source, wanted, available, str(beside)))
+    return {label: beside / file_name for file_name, label in sorted(labels.items())}
 
 
 def downloaded_files(source: SacrebleuSource, data_root: Path | None) -> SetFiles:
@@ -124,9 +132,10 @@ def downloaded_files(source: SacrebleuSource, data_root: Path | None) -> SetFile
         name, (source_language, target_language) = source.test_set, _languages(source)
         raise DataError(
             f"{_shown(source)}: found no local files below {data_root or '<data root>'}/{name} and no download "
-            f"({type(error).__name__}: {reason}); expected one of them. Where there is no network, put "
-            f"{name}.{source.langpair}.src.{source_language} and {name}.{source.langpair}.ref.{wanted[0] or 'A'}."
-            f"{target_language}, one segment a line, into <data root>/{name}"
+            f"({type(error).__name__}: {reason}); expected one of them. Where there is no network, run `catsweep fetch` "
+            f"on a machine that has one, or put {name}.{source.langpair}.src.{source_language} and "
+            f"{name}.{source.langpair}.ref.{wanted[0] or 'A'}.{target_language}, one segment a line, into "
+            f"<data root>/{name}"
         ) from error
     available = {
         field.removeprefix("ref").removeprefix(":"): path

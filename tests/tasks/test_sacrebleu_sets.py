@@ -65,6 +65,13 @@ def test_the_references_are_those_that_are_named_and_the_first_is_the_translatio
     assert read_sacrebleu(source(), tmp_path) == ROWS  # B is sacrebleu's default of this direction
 
 
+def test_copies_of_a_set_in_two_layouts_are_one_set(tmp_path: Path) -> None:
+    files = {"t.cs-en.src.cs": SOURCE, "t.cs-en.ref.C.en": SECOND, "wmt22.cs-en.src.cs": SOURCE}
+    written(tmp_path / "wmt22", files | {"wmt22.cs-en.ref.B.en": FIRST})
+    assert read_sacrebleu(source(), tmp_path) == ROWS
+    assert read_sacrebleu(source(references=["C"]), tmp_path)[0]["references"] == ["Hi world!"]
+
+
 def test_segments_without_a_text_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {"t.cs-en.src.cs": "a\n \nc\nd", "t.cs-en.ref.B.en": "A\nB\n\n\n", "t.cs-en.ref.C.en": "1\n2\n3\n\n"}
     written(tmp_path / "wmt22", files)
@@ -160,7 +167,7 @@ def test_what_is_wrong_with_the_name_is_said() -> None:
         ({"t.cs-en.src.cs": SOURCE, "t.cs-en.ref.B.en": "Hello\n"}, None,
          "test set wmt22 cs-en: found files of different length: {folder}/t.cs-en.src.cs 2, {folder}/t.cs-en.ref.B.en 1 "
          "lines; expected the same number"),
-        ({"t.cs-en.src.cs": SOURCE, "u.cs-en.src.cs": SOURCE}, None,
+        ({"t.cs-en.src.cs": SOURCE, "u.cs-en.src.cs": FIRST}, None,
          "test set wmt22 cs-en: found several source files: {folder}/t.cs-en.src.cs, {folder}/u.cs-en.src.cs; expected "
          "one. Remove the others"),
     ],
