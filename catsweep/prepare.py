@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -166,6 +167,21 @@ def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) ->
     return pa.concat_tables([part[1] for part in parts]).take(pa.array(order)).combine_chunks()
 
 
+def sum_shares(arrays: SignalArrays, workers: Workers, chunk_bytes: int = 1 << 26) -> None:
+    """Put the shares that the ranks have of a signal together, in place and on all ranks.
+
+    Each byte is zero on all ranks but one, so that a sum of bytes is exact for every type.
+    """
+    if workers.size == 1:
+        return
+    for array in vars(arrays).values():
+        flat = np.empty(0, np.uint8) if array is None else array.reshape(-1).view(np.uint8)
+        for start in range(0, len(flat), chunk_bytes):
+            part = torch.from_numpy(flat[start : start + chunk_bytes]).to(workers.device)
+            dist.all_reduce(part)
+            flat[start : start + chunk_bytes] = part.cpu().numpy()
+
+
 def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> None:
     """Raise SweepChangedError where the data files, packages or the small model's files of a sweep with results are not
     those that its results were made from."""
@@ -193,6 +209,14 @@ def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> 
                 "data file, package version or checkpoint); results would not be comparable. Give the sweep a new "
                 "name, or remove its folder"
             )
+
+
+def is_missing(folder: Path, workers: Workers) -> bool:
+    """Whether a folder has to be made, as the first rank sees it: another sweep may finish it at any time."""
+    answer = [workers.rank == 0 and not is_complete(folder)]
+    if workers.size > 1:
+        dist.broadcast_object_list(answer)
+    return answer[0]
 
 
 def barrier(workers: Workers) -> None:
@@ -255,7 +279,7 @@ class LargeModel:
         """Train on the large model's part, where that has not been done; interrupted, it goes on from its checkpoint."""
         with held(folder) if self.workers.rank == 0 else nullcontext():
             barrier(self.workers)  # nobody looks before the first rank holds the folder
-            if not is_complete(folder):
+            if is_missing(folder, self.workers):
                 self._finetune(data, finetune, folder)
             barrier(self.workers)
 
@@ -311,27 +335,31 @@ class LargeModel:
         weights: Path | None,
         batch_size: int,
     ) -> None:
-        """The pass over the small models' training targets, on the first rank."""
-        if self.workers.rank == 0 and not is_complete(folder):
-            arrays: SignalArrays = teacher_pass(
-                self.module(weights, self.training_data(tokens)),
-                tokens,
-                architecture=self.architecture,
-                pad_id=self.pad_id,
-                start_id=self.start_id,
-                distribution=distribution,
-                vocab_size=len(self.tokenizer),
-                batch_size=batch_size,
-                seed=0,
-                device=self.workers.device,
-            )
+        """The pass over the small models' training targets, shared among the ranks."""
+        if not is_missing(folder, self.workers):
+            return
+        arrays = teacher_pass(
+            self.module(weights, self.training_data(tokens)),
+            tokens,
+            architecture=self.architecture,
+            pad_id=self.pad_id,
+            start_id=self.start_id,
+            distribution=distribution,
+            vocab_size=len(self.tokenizer),
+            batch_size=batch_size,
+            seed=0,
+            device=self.workers.device,
+            share=(self.workers.rank, self.workers.size),
+        )
+        sum_shares(arrays, self.workers)
+        if self.workers.rank == 0:
             with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
                 arrays.save(temporary)
         barrier(self.workers)
 
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
         """The rows of validation, calibration and test, shared among the ranks."""
-        if is_complete(folder):
+        if not is_missing(folder, self.workers):
             return
         module = self.module(weights, self.training_data(data.tokens("train")))
         tables = []
