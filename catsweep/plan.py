@@ -24,6 +24,7 @@ from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
+from catsweep.tasks.sources import describe_splits
 from catsweep.train import LOGGED_STEPS
 
 SAMPLED_EXAMPLES = 500
@@ -93,7 +94,11 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole sweep's plan. problems: a line for each task that could not be planned; totals are without them."""
+    """A whole sweep's plan.
+
+    problems: a line for each task that could not be planned; totals are without them. splits: how each task, those of
+    mixtures included, is cut.
+    """
 
     sweep: str
     strata: list[str]
@@ -102,6 +107,7 @@ class Plan:
     confirm_seeds: int
     tasks: list[TaskPlan]
     problems: list[str]
+    splits: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, totals included."""
@@ -126,7 +132,11 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
         except CatsweepError as error:
             text = str(error)
             problems.append(text if task.task in text else f"task {task.task}: {text}")
-    return Plan(spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks, problems)
+    every = [member for unit in sweep.tasks for member in (unit.members if isinstance(unit, MixtureSpec) else [unit])]
+    splits = {task.task: describe_splits(task.source) for task in every}
+    return Plan(
+        spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks, problems, splits
+    )
 
 
 def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, root: Path) -> TaskPlan:

@@ -96,6 +96,11 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
         f"and {_size(total['disk_bytes'])} on disk, MLflow included",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    by_text: dict[str, list[str]] = {}
+    for name, text in plan.splits.items():
+        by_text.setdefault(text, []).append(name)
+    for text, names in by_text.items():
+        output.print(f"{', '.join(names)}: {text}", markup=False, highlight=False, soft_wrap=True)
     checkpoints = {
         "a large model in training": max((task.disk_bytes_large_checkpoint for task in plan.tasks), default=0.0),
         "a trial in flight": max((task.disk_bytes_trial_checkpoint for task in plan.tasks), default=0.0),

@@ -21,6 +21,7 @@ from catsweep.spec.search import DEFAULT_STRATIFY
 from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import FLAT_KEYS, TaskSpec
+from catsweep.spec.templates import template_problems
 from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import (
     Document,
@@ -309,6 +310,8 @@ def load_task(path: Path) -> TaskSpec:
             origin[("source",)] = ()
             origin |= {("source", key): (key,) for key in FLAT_KEYS}
         raise SpecError(validation_problems(error, document, TaskSpec, origin=origin)) from None
+    if problems := template_problems(task, document):
+        raise SpecError(problems)
     return task.model_copy(update={"source": _absolute(task.source, document, ("source",))})
 
 

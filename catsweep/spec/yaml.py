@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -240,6 +241,11 @@ def _problem(
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Mismatch):
         return document.problem(keys, found=cause.found, expected=cause.expected)
+    if kind == "value_error" and not keys and isinstance(value, dict):  # the line of the first setting that it names
+        named = next((word for word in re.findall(r"\w+", message) if word in value), None)
+        if named is not None:
+            shown = _short(value[named])
+            return document.problem((named,), found=shown, expected="a valid combination", hint=message)
     if kind == "value_error":
         return document.problem(keys, found=_short(value), expected="a valid combination", hint=message)
     hint = ""

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from catsweep.errors import DataError
 from catsweep.spec.task import TaskSpec
+from catsweep.spec.templates import is_template
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value
 from catsweep.tasks.splits import hash_key
@@ -100,7 +101,7 @@ def prompt_values(task: TaskSpec, row: Row) -> list[Any]:
     columns = {
         column
         for template in task.prompt_templates
-        for column in (_used(template) if _is_template(template) else {template})
+        for column in (_used(template) if is_template(template) else {template})
     }
     return [_value_or_none(row, column) for column in sorted(columns)]
 
@@ -138,12 +139,12 @@ def _choices(templates: list[str] | str, row: Row, place: Place) -> tuple[str, .
     if isinstance(templates, str):
         value = _value("doc_to_choice", templates, row, place)
         if not isinstance(value, list | tuple) or any(choice is None for choice in value):
-            kind = "template that gives" if _is_template(templates) else "column that holds"
+            kind = "template that gives" if is_template(templates) else "column that holds"
             raise place.error(shown, found=repr(value)[:80], expected=f"a {kind} a list of texts")
         choices = tuple(_not_empty("doc_to_choice", templates, str(choice), place) for choice in value)
     else:
         choices = tuple(
-            _text("doc_to_choice", template, row, place) if _is_template(template) else template
+            _text("doc_to_choice", template, row, place) if is_template(template) else template
             for template in templates
         )
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
@@ -176,7 +177,7 @@ def _label(task: TaskSpec, choices: tuple[str, ...], row: Row, place: Place) -> 
 
 def _value(field: str, template: str, row: Row, place: Place) -> Any:
     """A column as it is; the list of a template `{{...}}` that gives one; else the text of a template."""
-    if not _is_template(template):
+    if not is_template(template):
         return _column(field, template, row, place)
     expression = _ONE_EXPRESSION.fullmatch(template)
     if expression:
@@ -203,7 +204,7 @@ def _column(field: str, name: str, row: Row, place: Place) -> Any:
 
 def _text(field: str, template: str, row: Row, place: Place) -> str:
     """The text of a template, or of the column that it names; never blank."""
-    if not _is_template(template):
+    if not is_template(template):
         return _not_empty(field, template, str(_column(field, template, row, place)), place)
     column = _ONE_COLUMN.fullmatch(template)
     if column and row.get(column[1]) is not None:  # what Jinja2 would print, 20 times faster
@@ -235,10 +236,6 @@ def _not_empty(field: str, template: str, text: str, place: Place) -> str:
         hint = "Drop such rows, or change the template"
         raise place.error(f"{field} {template!r}", found="an empty text", expected="some text", hint=hint)
     return text
-
-
-def _is_template(text: str) -> bool:
-    return "{{" in text or "{%" in text
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from catsweep.tasks.hub import Verify, read_hub
 from catsweep.tasks.package import read_package
 from catsweep.tasks.sacrebleu_sets import read_sacrebleu
 
-__all__ = ["Reading", "Rows", "Verify", "data_root_of_environment", "given_splits", "read_split"]
+__all__ = ["Reading", "Rows", "Verify", "data_root_of_environment", "describe_splits", "given_splits", "read_split"]
 
 Rows = list[dict[str, Any]]
 
@@ -52,6 +52,16 @@ def given_splits(source: Source) -> dict[str, str]:
             return {"train": "train"}
         case _:
             assert_never(source)
+
+
+def describe_splits(source: Source) -> str:
+    """Which public split each split is, and which are cut from train: `test is the public validation split; ...`."""
+    given = given_splits(source)
+    named = [f"{split} is the source's {name!r}" for split, name in given.items() if split != name]
+    missing = [split for split in ("validation", "calibration", "test") if split not in given]
+    listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
+    verb = "are" if len(missing) > 1 else "is"
+    return "; ".join([*named, f"{listed} {verb} cut from train by whole groups"])
 
 
 def read_split(source: Source, split: str, reading: Reading, max_rows: int | None = None) -> Rows:
