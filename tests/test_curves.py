@@ -12,12 +12,13 @@ import pytest
 from synthetic import ONE_TASK, copy_sweep
 
 from catsweep.cascade.metrics import METRIC_NAMES, Metric, metric_of
-from catsweep.curves import _first_filled, _last_filled, compute_task, results_on_storage, summarise
+from catsweep.curves import compute_task, results_on_storage, summarise
 from catsweep.records import read_records, read_rows, read_sweep, write_rows, write_sweep
 from catsweep.report.lines import curve_lines
 from catsweep.report.page import write_report
 from catsweep.report.runs import confirmed_points, curves_run
 from catsweep.report.tables import as_markdown, notes, render_table, results_table
+from catsweep.runs import _first_filled, _last_filled
 from catsweep.spec.base import Json
 from catsweep.spec.task import MetricSpec
 
