@@ -148,7 +148,8 @@ def test_a_file_store_of_mlflow_is_refused_with_the_way_out(finished: tuple[Path
     assert "migrate-filestore" in result.stderr
 
 
-def _wait_for(condition: Any, seconds: float, process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Any, seconds: float, process: subprocess.Popen[bytes]) -> None:
+    """Wait until something is there, as long as the process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the driver ended too early"
@@ -167,7 +168,7 @@ def test_a_driver_that_is_killed_twice_goes_on(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "catsweep.cli.main", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL
         )
-        _wait_for(condition, 200, process)
+        wait_for(condition, 200, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -199,7 +200,7 @@ def test_two_workers_give_the_metrics_of_one(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "catsweep.cli.main", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
-    _wait_for(lambda: read_records(tmp_path / "two" / "demo", "trials"), 400, process)
+    wait_for(lambda: read_records(tmp_path / "two" / "demo", "trials"), 400, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     catsweep(*arguments, cwd=tmp_path)
