@@ -262,6 +262,8 @@ def test_the_table_and_the_report_show_members_macro_mean_and_worst_member(finis
     assert line.split(",")[0] in page
     assert "both/made/parity" in page
     assert "macro mean" in page
+    assert "on\n2 tasks." in page
+    assert "trained on made/reverse 50%, made/parity 50%; 0 training examples dropped" in page
 
 
 def test_the_results_come_again_from_the_files(finished: tuple[Sweep, Path], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
-from catsweep.train import BatchOrder, TrainingData, Workers, learning_rate, train
+from catsweep.train import BatchOrder, MixedData, TrainingData, Workers, learning_rate, train
 
 CONFIG = {
     "model_type": "llama",
@@ -44,9 +44,9 @@ def tokens(generator: np.random.Generator, num: int, shortest: int, longest: int
     return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def some_data() -> TrainingData:
+def some_data(seed: int = 0) -> TrainingData:
     """Targets of very different lengths, so that a wrong denominator shows."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     targets = tokens(generator, 64, 1, 12)
     empty = Tokens(np.empty(0, np.int32), np.zeros(1, np.int64))
     split = TokenSplit(tokens(generator, 64, 1, 6), targets, empty, np.zeros(65, np.int64))
@@ -59,6 +59,11 @@ def some_data() -> TrainingData:
         torch.full((num, 4), 0.25),
     )
     return TrainingData(split, signal, "decoder", pad_id=0, start_id=None)
+
+
+def mixed_data() -> MixedData:
+    """Two members of which one has a small share."""
+    return MixedData((some_data(), some_data(1)), (0.2, 0.8))
 
 
 def module() -> TargetLogits:
@@ -77,11 +82,17 @@ def flat(trained: TargetLogits) -> Tensor:
 
 
 def run(
-    training: TrainingSpec, *, workers: Workers = ONE, folder: Path | None = None, evaluate_at: tuple[int, ...] = ()
+    training: TrainingSpec,
+    *,
+    workers: Workers = ONE,
+    folder: Path | None = None,
+    evaluate_at: tuple[int, ...] = (),
+    data: TrainingData | MixedData | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    trained = module()
+    trained = module().to(dtype)
     train(
-        trained, some_data(), training, seed=7, workers=workers, evaluate_at=list(evaluate_at), on_evaluation=lambda step: None,
+        trained, data or some_data(), training, seed=7, workers=workers, evaluate_at=list(evaluate_at), on_evaluation=lambda step: None,
         folder=folder,
     )  # fmt: skip
     return flat(trained)
@@ -110,6 +121,8 @@ def _rank(rank: int, store: str, result: str) -> None:
     workers = Workers(rank, 2, torch.device("cpu"))
     weights = [run(spec(loss), workers=workers) for loss in LOSSES]
     torch.save(torch.stack(weights), f"{result}.{rank}")
+    mixed = run(spec(LOSSES[-1]), workers=workers, data=mixed_data(), dtype=torch.float64)
+    torch.save(mixed, f"{result}.mixed.{rank}")
     dist.destroy_process_group()
 
 
@@ -119,6 +132,32 @@ def test_one_and_two_ranks_take_the_same_steps(tmp_path: Path) -> None:
     assert torch.equal(first, second)
     for loss, two_ranks in zip(LOSSES, first, strict=True):
         assert torch.allclose(run(spec(loss)), two_ranks, rtol=1e-5, atol=1e-6)
+    mixed = run(spec(LOSSES[-1]), data=mixed_data(), dtype=torch.float64)
+    for rank in (0, 1):
+        assert torch.allclose(mixed, torch.load(f"{tmp_path / 'weights'}.mixed.{rank}"), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.kind}-{loss.normalize}")
+def test_one_and_four_micro_batches_of_a_mixture_take_the_same_steps(loss: LossSpec) -> None:
+    """In double precision: a micro-batch holds its examples in the order of members, so sums round otherwise."""
+    whole = run(spec(loss, max_grad_norm=None), data=mixed_data(), dtype=torch.float64)
+    split = run(spec(loss, max_grad_norm=None, micro_batch_size=4), data=mixed_data(), dtype=torch.float64)
+    assert not torch.allclose(whole, run(spec(loss, max_grad_norm=None), dtype=torch.float64))
+    assert torch.allclose(whole, split, rtol=1e-6, atol=1e-9)
+
+
+def test_a_batch_of_a_mixture_holds_each_members_own_targets_and_signal() -> None:
+    data = mixed_data()
+    batch = data.batch(np.array([70, 3, 64]))  # of members 1, 0 and 1; in the order of members
+    first, second = (
+        part.batch(indices) for part, indices in zip(data.parts, (np.array([3]), np.array([6, 0])), strict=True)
+    )
+    assert batch.target_ids_N.tolist() == [*first.target_ids_N.tolist(), *second.target_ids_N.tolist()]
+    signals = [found.teacher for found in (batch, first, second)]
+    for name in ("rank_N", "ids_NK", "weights_NK"):
+        whole, one, two = (getattr(signal, name) for signal in signals)
+        assert torch.equal(whole, torch.cat([one, two]))
+    assert len(data) == 128
 
 
 def test_a_step_in_which_every_token_is_filtered_changes_no_weight() -> None:

@@ -67,7 +67,8 @@ def page_content(root: Path, sweep: str) -> dict[str, Any]:
         "strata": strata,
         "baseline": BASELINE,
         "verdicts": macro_verdict(summary),
-        "budget": _budget(spec, results),
+        "budget": [*_budget(spec, results), *_mixtures(root / sweep, summary)],
+        "num_tasks": len(results),
         "tasks": [
             _task(result, [r for r in rows if r.task == result["task"]], spec, styles)
             for result in with_macros(results, summary)
@@ -101,6 +102,18 @@ def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
             large = metric["large"]["cost_flops"]
             text = f"L {amount(large)}FLOPs a query, S {amount(small)}FLOPs: {large / small:.1f} times as much"
             facts.append((f"cost, {result['task']}", text))
+    return facts
+
+
+def _mixtures(folder: Path, summary: Json) -> list[tuple[str, str]]:
+    """Each mixture's members with their shares, and what was dropped of them."""
+    facts = []
+    for macro in summary.get("mixtures", []):
+        prepared = read_json(folder / "prepared" / f"{macro['task']}.json")
+        shares = ", ".join(f"{task} {percent(rate)}" for task, rate in prepared["rates"].items())
+        dropped = sum(sum(found.values()) for found in prepared["num_dropped"].values())
+        text = f"one S, and one L, trained on {shares}; {dropped:,} training examples dropped that another member shows"
+        facts.append((f"mixture {macro['task']}", text))
     return facts
 
 

@@ -30,7 +30,10 @@ SWEEP = {
         "confirm_seeds": 2,
         "space": {
             "learning_rate": {"space": "loguniform", "lower": 1e-3, "upper": 1e-2},
-            "loss": {"space": "choice", "options": [{"kind": "xent"}, {"kind": "cat_xent", "filter": {"kind": "either"}}]},
+            "loss": {
+                "space": "choice",
+                "options": [{"kind": "xent"}, {"kind": "cat_xent", "filter": {"kind": "either"}}],
+            },
         },
     },
 }
