@@ -56,13 +56,12 @@ from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
+from catsweep.tasks.splits import MIN_TEST_ROWS
 
 COST_TARGETS = (0.25, 0.5, 0.75)
 """Operating points: the best quality within these shares of the large model's mean cost."""
 GAP_TARGETS = (0.5, 0.8, 1.0)
 """Operating points: the lowest cost at these shares of the way from the baseline's small model to the large one."""
-MIN_TEST_ROWS = 500
-"""Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
 RESULTS_VERSION = 3
 """Of the files below curves/; results of another one are computed again."""
 

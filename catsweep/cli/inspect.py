@@ -12,9 +12,10 @@ from catsweep.cli.console import errors, output
 from catsweep.errors import CatsweepError, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_guards
-from catsweep.spec.load import load_sweep, load_task, task_files
+from catsweep.spec.load import load_sweep, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.tasks.examples import preview
+from catsweep.tasks.stats import task_stats
 
 
 def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> int:
@@ -156,6 +157,39 @@ def ls_command(*, out: Path | None, tasks: bool, as_json: bool) -> None:
         output.print(table)
     else:
         output.print(f"no sweeps below {storage_root(out)}", markup=False)
+
+
+def stats_command(names: list[str], *, out: Path | None, as_json: bool) -> int:
+    """Print rows and baseline of the named tasks (patterns and tags too), else of all. Returns the exit code: 2 where a
+    task could not be read."""
+    found, code = [], 0
+    for task in named_tasks(names, Path.cwd()):
+        try:
+            found.append(task_stats(task, cache=storage_root(out) / "cache"))
+        except CatsweepError as error:
+            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            code = 2
+    if as_json:
+        output.print_json(json.dumps([stats.to_json() for stats in found]))
+        return code
+    columns = ("task", "group", "train", "val", "cal", "test", "metric", "baseline", "quality", "")
+    table = Table()
+    for column in columns:
+        right = column in ("train", "val", "cal", "test", "quality")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    for stats in found:
+        rows = [str(stats.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+        baseline, quality = stats.baseline
+        shown = f"{quality:.3f}" if stats.scale == 1 else f"{quality:.1f}"
+        small = "small" if stats.is_small else ""
+        table.add_row(stats.task, stats.group, *rows, stats.metric, baseline, shown, small)
+    output.print(table)
+    output.print(
+        f"{len(found)} tasks of {len({stats.group for stats in found})} kinds, {sum(stats.is_small for stats in found)} small "
+        "(fewer than 500 test rows); baseline: the best of what needs no model, on test",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return code
 
 
 def _task_rows() -> list[dict[str, object]]:

@@ -104,13 +104,24 @@ def report(name: SweepName, out: Out = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def ls(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="With --stats: tasks, patterns or tags; default: all", metavar="[TASK]..."),
+    ] = None,
     out: Out = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="List the tasks that a sweep can name")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read tasks: rows of each split, and what can be had without a model")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the sweeps of a root, or the tasks that catsweep ships."""
-    from catsweep.cli.inspect import ls_command
+    from catsweep.cli.inspect import ls_command, stats_command
 
+    if names and not stats:
+        raise typer.BadParameter("names of tasks belong to --stats")
+    if stats:
+        raise typer.Exit(stats_command(names or [], out=out, as_json=as_json))
     ls_command(out=out, tasks=tasks, as_json=as_json)
 
 

@@ -293,6 +293,16 @@ class _Shelf:
         self.problems.append(self.document.problem(keys, found=found, expected=expected, hint=hint))
 
 
+def named_tasks(names: list[str], folder: Path) -> tuple[TaskSpec, ...]:
+    """The tasks that someone names outside a sweep file: names, patterns, tags, files relative to a folder; all shipped
+    ones where none is named. Raises SpecError."""
+    document = Document(folder / "tasks", {"tasks": names}, sources={(): "command line"})
+    units, problems = resolve_units(list(names or ["*"]), document)
+    if problems:
+        raise SpecError(problems)
+    return tuple(unit for unit in units if isinstance(unit, TaskSpec))
+
+
 def load_task(path: Path) -> TaskSpec:
     """Read one task file with what it includes; file names in it are relative to the file in which they stand. Raises
     SpecError."""

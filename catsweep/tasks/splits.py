@@ -17,6 +17,8 @@ SPLITS = ("train", "validation", "calibration", "test")
 PRIORITY = ("test", "calibration", "validation", "train")
 MIN_EVALUATION_ROWS = 50
 MAX_EVALUATION_ROWS = 1_000
+MIN_TEST_ROWS = 500
+"""Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
 
 Position = tuple[str, int]
 """A given split ("train", "validation" or "test") and the index of a row in it."""

@@ -1,0 +1,95 @@
+"""What a task looks like before any model: rows of each split, and what can be had without one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from catsweep.cascade.metrics import metric_of
+from catsweep.spec.base import Json
+from catsweep.spec.task import TaskSpec
+from catsweep.tasks.examples import Example, load_task_data
+from catsweep.tasks.splits import MIN_TEST_ROWS
+
+_TAG = re.compile(r"^\w{2,12}:")
+
+
+@dataclass(frozen=True)
+class TaskStats:
+    """Facts about a task. num_rows: of each split. baselines: test quality, in the first metric, of answers that need no
+    model: `majority`, the most frequent choice of train; or `frequent`, its most frequent answer, and `copy`, the prompt
+    without a tag such as `fr:` before it. largest_group_share: of all rows. is_small: too few test rows for a macro
+    claim."""
+
+    task: str
+    group: str
+    output_type: str
+    num_rows: dict[str, int]
+    metric: str
+    scale: float
+    baselines: dict[str, float]
+    largest_group_share: float
+
+    @property
+    def is_small(self) -> bool:
+        return self.num_rows["test"] < MIN_TEST_ROWS
+
+    @property
+    def baseline(self) -> tuple[str, float]:
+        """The best of the baselines: its name and quality."""
+        return max(self.baselines.items(), key=lambda item: item[1])
+
+    def to_json(self) -> Json:
+        """Plain JSON data."""
+        name, value = self.baseline
+        return {**vars(self), "baseline": name, "baseline_quality": value, "small": self.is_small}
+
+
+def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | None = None) -> TaskStats:
+    """Read a task whole, without a cap, and judge what needs no model. cache, data_root: see `load_task_data`.
+
+    Raises DataError.
+    """
+    data = load_task_data(task, cache=cache, data_root=data_root)
+    metric = metric_of(task.metric_list[0])
+    return TaskStats(
+        task=task.task,
+        group=task.group,
+        output_type=task.output_type,
+        num_rows={split: len(rows) for split, rows in data.splits.items()},
+        metric=metric.name,
+        scale=metric.scale,
+        baselines=_baselines(task, data.splits["train"], data.splits["test"]),
+        largest_group_share=data.facts["largest_group_share"],
+    )
+
+
+def _baselines(task: TaskSpec, train: list[Example], test: list[Example]) -> dict[str, float]:
+    frequent = _most_frequent(example.target for example in train)
+    if task.output_type == "multiple_choice":
+        # Where choices differ from row to row, the place in the list is all that rows have in common.
+        place = Counter(example.label for example in train).most_common(1)[0][0]
+        answers = [
+            frequent if frequent in example.choices else example.choices[min(place, len(example.choices) - 1)]
+            for example in test
+        ]
+        return {"majority": _quality(task, test, answers)}
+    return {
+        "frequent": _quality(task, test, [frequent] * len(test)),
+        "copy": _quality(task, test, [_TAG.sub("", example.prompt) for example in test]),
+    }
+
+
+def _quality(task: TaskSpec, test: list[Example], answers: list[str]) -> float:
+    metric = metric_of(task.metric_list[0])
+    pairs = zip(answers, test, strict=True)
+    return metric.quality([metric.statistics(answer, example.references) for answer, example in pairs])
+
+
+def _most_frequent(answers: Iterable[str]) -> str:
+    """The first by alphabet where several are."""
+    counts = Counter(answers)
+    return min(counts, key=lambda answer: (-counts[answer], answer))
