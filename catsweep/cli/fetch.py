@@ -11,10 +11,11 @@ from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.yaml import Document, read_yaml
 from catsweep.tasks.fetch import fetch
+from catsweep.tasks.hub import Verify
 from catsweep.tasks.sources import data_root_of_environment
 
 
-def fetch_command(names: list[str], *, to: Path, max_rows: int | None, data_root: Path | None) -> int:
+def fetch_command(names: list[str], *, to: Path, max_rows: int | None, data_root: Path | None, verify: Verify) -> int:
     """Fetch tasks. Returns the exit code: 2 where a task is not known, or a split could not be had."""
     try:
         tasks = _tasks(names)
@@ -28,7 +29,7 @@ def fetch_command(names: list[str], *, to: Path, max_rows: int | None, data_root
         output.print(line, markup=False, highlight=False, soft_wrap=True)
 
     folder = to.expanduser().resolve()
-    problems = fetch(tasks, folder, data_root=root, max_rows=max_rows, tell=tell)
+    problems = fetch(tasks, folder, data_root=root, max_rows=max_rows, tell=tell, verify=verify)
     for line in problems:
         errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     if not problems:

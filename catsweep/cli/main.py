@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -136,11 +136,14 @@ def fetch(
     data_root: Annotated[
         Path | None, typer.Option(help="Look here before the hub is asked; default: CATSWEEP_DATA")
     ] = None,
+    verify: Annotated[
+        Literal["all", "schema"], typer.Option(help="Compare all that tasks expect, or leave row counts uncompared")
+    ] = "all",
 ) -> None:
     """Copy the data of tasks into a folder that `data_root` or CATSWEEP_DATA names on machines without a hub."""
     from catsweep.cli.fetch import fetch_command
 
-    raise typer.Exit(fetch_command(tasks, to=to, max_rows=max_rows, data_root=data_root))
+    raise typer.Exit(fetch_command(tasks, to=to, max_rows=max_rows, data_root=data_root, verify=verify))
 
 
 @app.command()

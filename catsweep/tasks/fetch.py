@@ -20,7 +20,7 @@ from catsweep.spec.base import Json, digest
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, SplitsSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.expect import column_types
-from catsweep.tasks.hub import check_split, fetched_file, find_split
+from catsweep.tasks.hub import Verify, check_split, fetched_file, find_split
 from catsweep.tasks.hub_split import HubSplit, with_renamed_columns
 from catsweep.tasks.manifest import read_manifest, sha256_of, write_manifest
 from catsweep.tasks.sacrebleu_sets import downloaded_files, local_files
@@ -41,18 +41,25 @@ class _Wanted:
 
 
 def fetch(
-    tasks: Sequence[TaskSpec], to: Path, *, data_root: Path | None, max_rows: int | None, tell: Tell
+    tasks: Sequence[TaskSpec],
+    to: Path,
+    *,
+    data_root: Path | None,
+    max_rows: int | None,
+    tell: Tell,
+    verify: Verify = "all",
 ) -> list[str]:
     """Copy every split that the tasks read into the folder `to`; returns a line for each that could not be had.
 
     data_root: where local copies are looked for before the hub. max_rows: only the first so many rows of each split;
     where all tasks read a slice such as `train[:1000]`, no more is fetched either. tell: called with a line a file.
+    verify: "schema" leaves row counts uncompared.
     """
     to.mkdir(parents=True, exist_ok=True)
     problems = []
     for wanted in _wanted_splits(tasks, max_rows):
         try:
-            tell(_fetch_split(wanted, to, data_root))
+            tell(_fetch_split(wanted, to, data_root, verify))
         except DataError as error:
             problems.append(f"task {wanted.task}: {error}")
     for name, source in _test_sets(tasks):
@@ -103,13 +110,13 @@ def _test_sets(tasks: Sequence[TaskSpec]) -> Iterable[tuple[str, SacrebleuSource
                     yield task.task, part
 
 
-def _fetch_split(wanted: _Wanted, to: Path, data_root: Path | None) -> str:
+def _fetch_split(wanted: _Wanted, to: Path, data_root: Path | None, verify: Verify) -> str:
     kept = _kept_file(wanted, to)
     if kept is not None:
         return kept
     part = Slice(wanted.split, None, None if wanted.num_rows is None else (wanted.num_rows, False))
     found = find_split(wanted.source, part, data_root=data_root)
-    check_split(wanted.source, with_renamed_columns(found), wanted.split, "all")
+    check_split(wanted.source, with_renamed_columns(found), wanted.split, verify)
     _, stop = part.bounds(found.num_rows)
     name = fetched_file(found.location, wanted.split)
     _write_parquet(to / name, found, stop)

@@ -80,7 +80,9 @@ def find_split(
             return open_remote(location, part, cache=cache, max_rows=max_rows)
         except DataError as error:
             tried.append(str(error))
-    root = str(data_root) if data_root else "no data root (neither `data_root` nor CATSWEEP_DATA is set)"
+    root = "no data root (neither `data_root` nor CATSWEEP_DATA is set)"
+    if data_root is not None:
+        root = str(data_root) if data_root.is_dir() else f"{data_root} (there is no such folder)"
     raise DataError(
         f"hub dataset {shown(source)}, split {part.split!r}: found it neither in {root}, nor as a folder "
         f"{source.dataset_path}, nor on the hub: {'; '.join(tried)}. Check the name; where there is no network, run "
