@@ -8,7 +8,7 @@ join a space with the word behind it. Generated targets end with the end token, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ class TaskData:
 
 def write_task_data(
     folder: Path,
-    examples: dict[str, list[Example]],
+    examples: Mapping[str, Sequence[Example]],
     task: TaskSpec,
     tokenizer: PreTrainedTokenizerBase,
     architecture: Architecture,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.models import (
@@ -22,7 +23,7 @@ from catsweep.spec.base import digest
 from catsweep.spec.model import AnyModel, FinetuneSpec, LargePretrained, LargeScratch, ScratchModel
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.tasks.examples import Example, load_examples
+from catsweep.tasks.examples import StoredExamples, load_examples
 from catsweep.tasks.fingerprint import source_fingerprint
 
 
@@ -30,7 +31,7 @@ from catsweep.tasks.fingerprint import source_fingerprint
 class Inputs:
     """A task's examples and tokeniser, and the keys of everything that is made from them."""
 
-    examples: dict[str, list[Example]]
+    examples: dict[str, StoredExamples]
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
     distribution: DistributionSpec | None
@@ -51,7 +52,7 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
 
 def read_examples(
     task: TaskSpec, spec: SweepSpec, *, root: Path, with_sources: bool = False
-) -> dict[str, list[Example]]:
+) -> dict[str, StoredExamples]:
     """A task's examples; where the large model is fine-tuned, the split `large_train` holds its part of train."""
     examples = load_examples(
         task,
@@ -85,7 +86,7 @@ def large_key(spec: SweepSpec, data: object) -> str:
 def make_inputs(
     task: TaskSpec,
     spec: SweepSpec,
-    examples: dict[str, list[Example]],
+    examples: dict[str, StoredExamples],
     tokenizer: PreTrainedTokenizerBase,
     architecture: Architecture,
     data: str,
@@ -105,7 +106,7 @@ def make_inputs(
     return Inputs(examples, tokenizer, architecture, distribution, keys)
 
 
-def hold_out(examples: dict[str, list[Example]], finetune: FinetuneSpec) -> dict[str, list[Example]]:
+def hold_out(examples: dict[str, StoredExamples], finetune: FinetuneSpec) -> dict[str, StoredExamples]:
     """Cut the training groups in two: `large_train` for the large model, `train` for every small one.
 
     A group goes by a hash of its key, so that no group lies on both sides.
@@ -115,9 +116,9 @@ def hold_out(examples: dict[str, list[Example]], finetune: FinetuneSpec) -> dict
         value = int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest(), "big")
         return value < finetune.holdout * 2**64
 
-    train = [example for example in examples["train"] if is_held_out(example.group)]
-    large = [example for example in examples["train"] if not is_held_out(example.group)]
-    return {"large_train": large, **examples, "train": train}
+    train = examples["train"]
+    held = np.array([is_held_out(group) for group in train.column("group")], dtype=bool)
+    return {"large_train": train.select(~held), **examples, "train": train.select(held)}
 
 
 def needs_distribution(spec: SweepSpec) -> bool:
@@ -132,18 +133,20 @@ def needs_distribution(spec: SweepSpec) -> bool:
 
 
 def tokenizer_of_pair(
-    spec: SweepSpec, tasks: Sequence[dict[str, list[Example]]]
+    spec: SweepSpec, tasks: Sequence[dict[str, StoredExamples]]
 ) -> tuple[PreTrainedTokenizerBase, Architecture]:
     """The tokeniser of both models; one from scratch is made from the training texts of all these tasks. Raises
     ModelError where the two models do not fit."""
-    texts, choices = [], set()
-    for examples in tasks:
-        texts += [f"{row.prompt}{row.target}" for name in ("large_train", "train") for row in examples.get(name, [])]
-        choices |= {choice for row in examples["train"][:1000] for choice in row.choices}
-    texts += sorted(choices)
-    small = load_tokenizer(spec.small, texts)
+
+    def texts() -> Iterator[str]:
+        for examples in tasks:
+            for name in ("large_train", "train"):
+                yield from (f"{row.prompt}{row.target}" for row in examples.get(name, ()))
+        yield from sorted({choice for examples in tasks for row in examples["train"][:1000] for choice in row.choices})
+
+    small = load_tokenizer(spec.small, texts())
     large_spec = large_with_tokenizer(spec.large, spec.small)
-    large = load_tokenizer(large_spec, texts)
+    large = load_tokenizer(large_spec, texts())
     small_config, large_config = load_config(spec.small, small), load_config(spec.large, large)
     check_pair(small, large, small_config, large_config)
     return small, architecture_of(small_config)

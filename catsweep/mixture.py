@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from catsweep.cascade.metrics import metric_of
 from catsweep.errors import DataError
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, tokenizer_of_pair
@@ -29,7 +31,7 @@ from catsweep.spec.base import Json, digest
 from catsweep.spec.mixture import MixtureSpec, result_name, sampling_rates
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.tasks.examples import Example
+from catsweep.tasks.examples import StoredExamples
 from catsweep.tasks.fingerprint import unit_fingerprint
 from catsweep.train import MixedData, current_workers
 
@@ -98,8 +100,8 @@ def read_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Mixtur
 
 
 def drop_leaks(
-    members: dict[str, dict[str, list[Example]]],
-) -> tuple[dict[str, dict[str, list[Example]]], dict[str, dict[str, list[str]]]]:
+    members: dict[str, dict[str, StoredExamples]],
+) -> tuple[dict[str, dict[str, StoredExamples]], dict[str, dict[str, list[str]]]]:
     """The members' splits without training examples whose source text stands in an evaluation split of another member,
     and the ids of those, by member and split. `large_train` also loses what stands in another member's `train` (ids as
     `large_only`): the signal there must come from a large model that has not seen it."""
@@ -109,14 +111,16 @@ def drop_leaks(
     given = [split for split in ("train", "large_train") if split in next(iter(members.values()))]
 
     def sources(*splits: str) -> dict[str, list[frozenset[bytes]]]:
-        return {name: [example.sources for split in splits for example in found[split]] for name, found in kept.items()}
+        return {
+            name: [frozenset(keys) for split in splits for keys in found[split].column("sources")]
+            for name, found in kept.items()
+        }
 
     def drop(split: str, against: tuple[str, ...], reason: str) -> None:
-        training = {name: [example.sources for example in found[split]] for name, found in kept.items()}
-        for name, indices in leaking(training, sources(*against)).items():
-            gone, examples = set(indices), kept[name][split]
-            dropped[name][reason] = [examples[index].id for index in indices]
-            kept[name][split] = [example for index, example in enumerate(examples) if index not in gone]
+        for name, indices in leaking(sources(split), sources(*against)).items():
+            gone, examples = np.isin(np.arange(len(kept[name][split])), indices), kept[name][split]
+            dropped[name][reason] = examples.select(gone).column("id")
+            kept[name][split] = examples.select(~gone)
 
     for split in given:
         drop(split, EVALUATION_SPLITS, split)

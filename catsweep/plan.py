@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ class _Tokens:
 
     @classmethod
     def of(
-        cls, examples: list[Example], tokenizer: PreTrainedTokenizerBase, task: TaskSpec, spec: SweepSpec
+        cls, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, task: TaskSpec, spec: SweepSpec
     ) -> _Tokens:
         some = examples[:: max(1, len(examples) // SAMPLED_EXAMPLES)]
 

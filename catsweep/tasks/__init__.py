@@ -10,4 +10,5 @@ render.py      a row -> prompt, target, references, choices, label; columns.py: 
 fetch.py       a copy of what tasks read, with manifest.json (manifest.py)
 fingerprint.py what caches depend on: the content of the rows' files, the commit, or the version of a package
 overlap.py     texts that two tasks share
+store.py       rows and examples on storage, so that memory does not grow with the texts
 """

@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from catsweep import records
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.errors import DataError
-from catsweep.spec.base import Json
+from catsweep.spec.base import Json, digest
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
+from catsweep.tasks.fingerprint import source_fingerprint
 from catsweep.tasks.overlap import source_keys
 from catsweep.tasks.process import NothingLeftError, apply_steps
 from catsweep.tasks.render import Place, choose_template, question_key, render, render_group_keys
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
-from catsweep.tasks.splits import SPLITS, cap, components, cut
+from catsweep.tasks.splits import SPLITS, cap, components, cut, hash_key
+from catsweep.tasks.store import Example, RowSpool, StoredExamples, write_examples
 
-__all__ = ["SPLITS", "Example", "TaskExamples", "load_examples", "load_task_data", "preview"]
+__all__ = ["SPLITS", "Example", "StoredExamples", "TaskExamples", "load_examples", "load_task_data", "preview"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a task as text.
-
-    id: unique within the task and stable. group: rows of one group never lie in two splits. prompt: without the
-    delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers; the
-    target is the first of them unless the task has `doc_to_reference`. choices and label: empty and -1 for generation.
-    sources: keys of the source text, where they were asked for (see tasks.overlap).
-    key: the row's question, where a metric asks for it.
-    """
-
-    id: str
-    group: str
-    prompt: str
-    target: str
-    references: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    label: int = -1
-    sources: frozenset[bytes] = frozenset()
-    key: str | None = None
 
 
 @dataclass(frozen=True)
 class TaskExamples:
     """The four splits, and facts about how they were cut (plain JSON data)."""
 
-    splits: dict[str, list[Example]]
+    splits: dict[str, StoredExamples]
     facts: Json
+
+
+EXAMPLES_VERSION = 1
+"""Raise it when the same rows give other examples: it is part of the cache key."""
+
+LONGEST_GROUP = 64
+"""Longer group keys, passages for example, are replaced by their hash."""
 
 
 def load_examples(
@@ -65,7 +55,7 @@ def load_examples(
     data_root: Path | None = None,
     verify: Verify = "all",
     with_sources: bool = False,
-) -> dict[str, list[Example]]:
+) -> dict[str, StoredExamples]:
     """The examples of train, validation, calibration and test; see `load_task_data`."""
     return load_task_data(
         task,
@@ -88,38 +78,57 @@ def load_task_data(
     verify: Verify = "all",
     with_sources: bool = False,
 ) -> TaskExamples:
-    """Read, process, cut and render a task.
+    """A task's examples, from the cache or made: read, processed, cut and rendered.
 
     max_train_rows, max_evaluation_rows: cap of train, and of each of the other splits, after the cut; the kept rows
     are the first groups by hash. cache, data_root, verify: see `Reading`. with_sources: fill Example.sources. Splits keep
     the order of the source. Raises DataError.
     """
     reading = _reading(cache, data_root, verify)
-    rows = {split: _rows(task, split, reading) for split in given_splits(task.source)}
+    caps = {split: max_train_rows if split == "train" else max_evaluation_rows for split in SPLITS}
+    source = source_fingerprint(task, reading.data_root)
+    metrics = [
+        metric.to_json() for metric in task.metric_list
+    ]  # they refuse references, and name the question of a row
+    content = [EXAMPLES_VERSION, task.data_key(), source, metrics, caps, verify, with_sources]
+    folder = reading.cache / "examples" / digest(content)
+    if not records.is_complete(folder):
+        with records.building(folder, task=task.task) as temporary:
+            made = _make_examples(task, reading, caps, temporary, with_sources=with_sources)
+            records.write_json(temporary / "facts.json", made)
+    facts: Json = records.read_json(folder / "facts.json")
+    for split, num_rows in facts["num_dropped"].items():
+        if num_rows:
+            logger.warning(
+                "task %s: dropped %d of %d rows of %s: their group keys stand in another given split as well",
+                task.task, num_rows, facts["num_source_rows"][split], split,
+            )  # fmt: skip
+    return TaskExamples({split: StoredExamples(folder / f"{split}.arrow") for split in SPLITS}, facts)
+
+
+def _make_examples(
+    task: TaskSpec, reading: Reading, caps: Mapping[str, int | None], folder: Path, *, with_sources: bool
+) -> Json:
+    """Write the examples of every split into a folder; returns facts about how they were cut."""
+    rows = {split: RowSpool(_rows(task, split, reading)) for split in given_splits(task.source)}
     places = {split: _Places(task, _name(task, split), rows[split], with_sources) for split in rows}
     groups = _groups(places)
     division = cut(groups, task.task)
-    splits = {}
+    num_kept = {}
     for split, positions in division.positions.items():
-        kept = cap(positions, groups, max_train_rows if split == "train" else max_evaluation_rows)
-        splits[split] = [places[given].example(index, groups[given][index]) for given, index in kept]
+        kept = cap(positions, groups, caps[split])
+        examples = (places[given].example(index, groups[given][index]) for given, index in kept)
+        num_kept[split] = write_examples(folder / f"{split}.arrow", examples)
     all_groups = {split: {groups[given][index] for given, index in division.positions[split]} for split in SPLITS}
     sizes = Counter(key for keys in groups.values() for key in keys)
-    facts: Json = {
+    return {
         "num_source_rows": {split: len(rows[split]) for split in rows},
         "num_dropped": division.num_dropped,
         "num_rows": {split: len(division.positions[split]) for split in SPLITS},
         "num_groups": {split: len(all_groups[split]) for split in SPLITS},
-        "num_kept_rows": {split: len(splits[split]) for split in SPLITS},
+        "num_kept_rows": {split: num_kept[split] for split in SPLITS},
         "largest_group_share": max(sizes.values()) / sizes.total(),
     }
-    for split, num_rows in division.num_dropped.items():
-        if num_rows:
-            logger.warning(
-                "task %s: dropped %d of %d rows of %s: their group keys stand in another given split as well",
-                task.task, num_rows, len(rows[split]), split,
-            )  # fmt: skip
-    return TaskExamples(splits, facts)
 
 
 def preview(
@@ -134,32 +143,33 @@ def preview(
 
     Their group keys are those of these rows alone. Raises DataError.
     """
-    rows = _rows(task, "train", _reading(cache, data_root, verify), num_rows)[:num_rows]
+    rows = _first_rows(task, num_rows, _reading(cache, data_root, verify))
     places = _Places(task, _name(task, "train"), rows)
     groups = _groups({"train": places})["train"]
     return [places.example(index, group) for index, group in enumerate(groups)]
 
 
-def _rows(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
-    """The processed rows of a given split; the first `num_rows`, and maybe more of them."""
+def _first_rows(task: TaskSpec, num_rows: int, reading: Reading) -> list[dict[str, Any]]:
+    """The first processed rows of train; where the steps drop nearly all of the first ones, all are read."""
     if not task.process:
-        return _read(task, split, reading, num_rows)
+        return list(_rows(task, "train", reading, num_rows))
+    with contextlib.suppress(NothingLeftError):  # of the first rows; there may be more
+        rows = list(itertools.islice(_rows(task, "train", reading, max(100, 10 * num_rows)), num_rows))
+        if len(rows) == num_rows:
+            return rows
+    return list(itertools.islice(_rows(task, "train", reading), num_rows))
+
+
+def _rows(task: TaskSpec, split: str, reading: Reading, max_read: int | None = None) -> Iterator[dict[str, Any]]:
+    """The processed rows of a given split; those of its first `max_read` rows."""
     place = f"task {task.task}, split {_name(task, split)}"
-    if num_rows is not None:
-        first = _read(task, split, reading, max(100, 10 * num_rows))
-        try:
-            rows = apply_steps(task.process, first, place)
-        except NothingLeftError:  # of the first rows; there may be more
-            rows = []
-        if len(rows) >= num_rows or len(first) < max(100, 10 * num_rows):
-            return rows or apply_steps(task.process, first, place)
-    return apply_steps(task.process, _read(task, split, reading), place)
+    return apply_steps(task.process, _read(task, split, reading, max_read), place)
 
 
-def _read(task: TaskSpec, split: str, reading: Reading, num_rows: int | None = None) -> list[dict[str, Any]]:
+def _read(task: TaskSpec, split: str, reading: Reading, max_read: int | None) -> Iterator[dict[str, Any]]:
     """The rows as the source has them. Where the place of the data is not sure, an error repeats the task's notes."""
     try:
-        return read_split(task.source, split, reading, num_rows)
+        yield from read_split(task.source, split, reading, max_read)
     except DataError as error:
         unsure = task.metadata.status in ("likely", "local_files")
         notes = f". Notes of {task.task}: {task.metadata.notes}" if unsure else ""
@@ -182,13 +192,17 @@ def _groups(places: Mapping[str, _Places]) -> dict[str, list[str]]:
     return {split: [next(merged) for _ in split_keys] for split, split_keys in keys.items()}
 
 
+def _short(key: str) -> str:
+    return key if len(key) <= LONGEST_GROUP else hash_key(key).hex()
+
+
 @dataclass(frozen=True)
 class _Places:
     """The rows of one given split. name: what the source calls it; stands in ids and messages."""
 
     task: TaskSpec
     name: str
-    rows: list[dict[str, Any]]
+    rows: RowSpool | list[dict[str, Any]]
     with_sources: bool = False
 
     def row_id(self, index: int) -> str:
@@ -205,7 +219,7 @@ class _Places:
         if self._has_ids and self.task.doc_to_group is None:
             keys: tuple[str, ...] = (str(row["group"]),)
         else:
-            keys = render_group_keys(self.task, row, self.place(index))
+            keys = tuple(_short(key) for key in render_group_keys(self.task, row, self.place(index)))
         question = question_key(self.task, row, self.place(index))
         # A question that is judged as a whole lies in one group, whatever else groups are made of. Numbers of questions
         # start anew in each split of the source.

@@ -18,8 +18,9 @@ from catsweep.spec.source import FilesSource
 MAX_FIELD_CHARACTERS = 100_000_000
 
 
-def read_files(source: FilesSource, split: str, max_rows: int | None = None) -> list[dict[str, Any]]:
-    """The rows of one split: "train", "validation" or "test"; the first `max_rows` of them. Raises DataError."""
+def read_files(source: FilesSource, split: str, max_rows: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one split, "train", "validation" or "test", as they are read; the first `max_rows` of them. Raises
+    DataError."""
     files = {"train": source.train, "validation": source.validation, "test": source.test}[split]
     if isinstance(files, dict):
         rows = _aligned(files)
@@ -28,7 +29,7 @@ def read_files(source: FilesSource, split: str, max_rows: int | None = None) -> 
         readers = {"jsonl": read_json_lines, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
         rows = readers[source.format](Path(files))
     try:
-        return list(itertools.islice(rows, max_rows))
+        yield from itertools.islice(rows, max_rows)
     except OSError as error:
         path = error.filename or files
         raise DataError(

@@ -38,8 +38,9 @@ def read_hub(
     data_root: Path | None = None,
     cache: Path | None = None,
     verify: Verify = "all",
-) -> list[dict[str, Any]]:
-    """The rows of a split, or of a slice of it, named as the dataset names it; the first `max_rows` of them.
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split, or of a slice of it, named as the dataset names it, as they are
+    read; the first `max_rows` of them.
 
     cache: folder for slices of datasets that are too large to download. Raises DataError: no such dataset or split,
     another dataset than the source expects, an empty slice.
@@ -50,10 +51,9 @@ def read_hub(
     check_split(source, found, part.split, verify)
     start, stop = part.bounds(found.num_rows)
     stop = stop if max_rows is None else min(stop, start + max_rows)
-    rows = [row for batch in found.batches(start, stop) for row in batch.to_pylist()]
-    if not rows and found.num_rows:
+    if start >= stop and found.num_rows:
         raise DataError(f"{found.where}: found no row in {split!r} of {found.num_rows} rows; expected at least one")
-    return rows
+    return (row for batch in found.batches(start, stop) for row in batch.to_pylist())
 
 
 def check_split(source: HubSource, found: HubSplit, split: str, verify: Verify) -> None:

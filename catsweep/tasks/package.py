@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -29,8 +30,8 @@ POOL_VERSION = 2
 """Raise it when a reader picks other rows: it is part of the cache key."""
 
 
-def read_package(source: PackageSource, cache: Path) -> list[dict[str, Any]]:
-    """The pool of a reader, from the cache or made. cache: the folder of all caches. Raises DataError."""
+def read_package(source: PackageSource, cache: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a reader's pool, from the cache or made. cache: the folder of all caches. Raises DataError."""
     versions = package_versions(source.reader)
     facts = {"reader": source.reader.to_json(), "packages": versions, "pool": POOL_VERSION}
     folder = cache / "packages" / digest(facts)
@@ -38,8 +39,9 @@ def read_package(source: PackageSource, cache: Path) -> list[dict[str, Any]]:
         pool = make_pool(source.reader)
         with records.building(folder, **facts) as temporary:
             pq.write_table(pa.Table.from_pylist(pool), temporary / "pool.parquet", compression="zstd")
-    rows: list[dict[str, Any]] = pq.read_table(folder / "pool.parquet").to_pylist()
-    return rows
+    with pq.ParquetFile(folder / "pool.parquet") as file:
+        for batch in file.iter_batches(batch_size=1_000):
+            yield from batch.to_pylist()
 
 
 def package_versions(reader: spec.PackageReader) -> dict[str, str]:

@@ -5,7 +5,7 @@ Rows that a step is given stay as they are: changed rows are new. What a step ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 from catsweep.errors import DataError
@@ -44,31 +44,32 @@ class _BadRow(Exception):
         self.message = f"found {found}; expected {expected}" + (f". {hint}" if hint else "")
 
 
-def apply_steps(steps: Sequence[ProcessStep], rows: Rows, place: str) -> Rows:
-    """The rows after all steps, in their order. place: task and split, for messages. Raises DataError: a column that is
-    not there or has no use, a step after which no row is left."""
+def apply_steps(steps: Sequence[ProcessStep], rows: Iterable[dict[str, Any]], place: str) -> Iterator[dict[str, Any]]:
+    """The rows after all steps, in their order and as they are needed; only `merge_rows` holds them all. place: task and
+    split, for messages. Raises DataError: a column that is not there or has no use, a step that keeps no row."""
     for number, step in enumerate(steps):
-        before = len(rows)
         rows = _apply(step, rows, f"{place}: process step {number} ({step.kind})")
-        if before and not rows:
-            raise NothingLeftError(
-                f"{place}: process step {number} ({step.kind}): found no row that it keeps, of {before}; expected at "
-                "least one. Check its column and values"
-            )
-    return rows
+    yield from rows
 
 
-def _apply(step: ProcessStep, rows: Rows, where: str) -> Rows:
+def _apply(step: ProcessStep, rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
     if isinstance(step, MergeRows):
-        return _merge(step, rows, where)
+        yield from _merge(step, list(rows), where)
+        return
     change = _row_function(step)
-    changed: Rows = []
+    num_given = num_kept = 0
     for index, row in enumerate(rows):
+        num_given += 1
         try:
-            changed += change(row)
+            changed = change(row)
         except _BadRow as error:
             raise DataError(f"{where}: row {index}: {error.message}") from None
-    return changed
+        num_kept += len(changed)
+        yield from changed
+    if num_given and not num_kept:
+        raise NothingLeftError(
+            f"{where}: found no row that it keeps, of {num_given}; expected at least one. Check its column and values"
+        )
 
 
 def _row_function(step: ProcessStep) -> Callable[[dict[str, Any]], Rows]:

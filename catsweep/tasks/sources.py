@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
@@ -17,7 +19,7 @@ from catsweep.tasks.sacrebleu_sets import read_sacrebleu
 
 __all__ = ["Reading", "Rows", "Verify", "data_root_of_environment", "describe_splits", "given_splits", "read_split"]
 
-Rows = list[dict[str, Any]]
+Rows = Iterator[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def describe_splits(source: Source) -> str:
 
 
 def read_split(source: Source, split: str, reading: Reading, max_rows: int | None = None) -> Rows:
-    """The rows of a given split, or the first `max_rows` of them; where the source allows it no more are read. Raises
-    DataError."""
+    """The rows of a given split as they are needed, or the first `max_rows` of them; where the source allows it no more
+    are read. Raises DataError, now or while they are read."""
     match source:
         case HubSource():
             name = given_splits(source)[split]
@@ -76,7 +78,7 @@ def read_split(source: Source, split: str, reading: Reading, max_rows: int | Non
         case FilesSource():
             return read_files(source, split, max_rows)
         case PackageSource():
-            return read_package(source, reading.cache)[:max_rows]
+            return itertools.islice(read_package(source, reading.cache), max_rows)
         case SplitsSource():
             return _read_part(getattr(source, split), reading, max_rows)
         case _:
@@ -88,6 +90,6 @@ def _read_part(part: HubPart | FilesSource | PackageSource | SacrebleuSource, re
         case HubPart():
             return read_split(part.as_source(), "train", reading, n)
         case SacrebleuSource():
-            return read_sacrebleu(part, reading.data_root, n)
+            return iter(read_sacrebleu(part, reading.data_root, n))
         case _:
             return read_split(part, "train", reading, n)

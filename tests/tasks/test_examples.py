@@ -119,7 +119,7 @@ from catsweep.tasks.examples import load_examples
 rows = load_examples(load_task(task_files()["emoji/en-de"]), max_train_rows=50, max_evaluation_rows=50,
                      cache=Path(sys.argv[1]))
 assert not {"torch", "transformers", "ray", "datasets"} & set(sys.modules)
-print(json.dumps({split: [asdict(row) for row in rows[split]] for split in rows}))
+print(json.dumps({split: [asdict(row) for row in rows[split]] for split in rows}, default=sorted))
 """
     seen = [
         subprocess.run(

@@ -32,19 +32,19 @@ def written(folder: Path, data: str | bytes, name: str = "rows") -> Path:
 )
 def test_quotes_breaks_and_byte_order_marks_are_read(tmp_path: Path, form: str, text: str) -> None:
     expected = [{"a": 'x, "y"', "b": "1"}, {"a": "two\nlines", "b": "ß"}]
-    assert read_files(source(form, written(tmp_path, text)), "train") == expected
+    assert list(read_files(source(form, written(tmp_path, text)), "train")) == expected
 
 
 def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
     path = written(tmp_path, 'a\tb\n"x\ty "z"\n')
-    assert read_files(source("tsv", path), "train") == [{"a": '"x', "b": 'y "z"'}]
+    assert list(read_files(source("tsv", path), "train")) == [{"a": '"x', "b": 'y "z"'}]
 
 
 def test_parquet_keeps_types_and_the_first_rows_can_be_read_alone(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"label": index, "answers": ["a", "b"]} for index in range(2_500)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    assert read_files(source("parquet", tmp_path / "rows.parquet"), "train") == rows
-    assert read_files(source("parquet", tmp_path / "rows.parquet"), "train", 3) == rows[:3]
+    assert list(read_files(source("parquet", tmp_path / "rows.parquet"), "train")) == rows
+    assert list(read_files(source("parquet", tmp_path / "rows.parquet"), "train", 3)) == rows[:3]
 
 
 def test_aligned_text_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_aligned_text_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
         "en": written(tmp_path, "one\ntwo", "en"),
     }
     expected = [{"de": "ein\u2028s", "en": "one"}, {"de": "zwei\x0c", "en": "two"}]
-    assert read_files(source("text", files), "train") == expected
+    assert list(read_files(source("text", files), "train")) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_aligned_text_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
 def test_errors_name_the_file_and_the_line(tmp_path: Path, form: str, data: str | bytes, expected: str) -> None:
     path = written(tmp_path, data)
     with pytest.raises(DataError) as error:
-        read_files(source(form, path), "train")
+        list(read_files(source(form, path), "train"))
     assert str(error.value) == f"{path}{expected}"
 
 
 def test_aligned_files_of_different_length_are_refused_with_the_counts(tmp_path: Path) -> None:
     files = {"de": written(tmp_path, "eins\nzwei\n", "de"), "en": written(tmp_path, "one\n", "en")}
     with pytest.raises(DataError) as error:
-        read_files(source("text", files), "train")
+        list(read_files(source("text", files), "train"))
     assert str(error.value) == (
         f"found aligned files of different length: {files['de']} 2, {files['en']} 1 lines; expected the same number "
         "in each"
@@ -89,7 +89,7 @@ def test_aligned_files_of_different_length_are_refused_with_the_counts(tmp_path:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for form in ("jsonl", "parquet"):
         with pytest.raises(DataError) as error:
-            read_files(source(form, tmp_path / "none"), "train")
+            list(read_files(source(form, tmp_path / "none"), "train"))
         assert str(error.value) == (
             f"{tmp_path / 'none'}: No such file or directory; expected a readable {form} file for split train. File "
             "names in a task's YAML are relative to that YAML"
@@ -99,4 +99,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "a,b\n1,2\n")
     with pytest.raises(DataError, match=f"^{path}: found no readable Parquet .*; expected a Parquet file$"):
-        read_files(source("parquet", path), "train")
+        list(read_files(source("parquet", path), "train"))

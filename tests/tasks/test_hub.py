@@ -35,7 +35,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(dataset: Path, source: HubSource, split: str, max_rows: int | None = None) -> list[dict[str, Any]]:
-    return read_hub(source, split, max_rows, data_root=dataset.parents[1])
+    return list(read_hub(source, split, max_rows, data_root=dataset.parents[1]))
 
 
 def test_shards_of_a_local_folder_are_read_in_order(dataset: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_dataset_has_to_be_the_expected_one(dataset: Path) -> None:
         "2 rows; expected 3 ("
     )
     counted = source.model_copy(update={"expect": Expectation(num_rows={"train": 3})})
-    assert read_hub(counted, "train", data_root=dataset.parents[1], verify="schema") == ROWS
+    assert list(read_hub(counted, "train", data_root=dataset.parents[1], verify="schema")) == ROWS
 
 
 def test_a_sample_is_not_compared_with_the_size_of_the_whole_split(dataset: Path) -> None:

@@ -14,7 +14,7 @@ from catsweep.tasks.package import package_versions, read_package
 
 
 def read(reader: PackageReader, cache: Path) -> list[dict[str, Any]]:
-    return read_package(PackageSource(reader=reader), cache)
+    return list(read_package(PackageSource(reader=reader), cache))
 
 
 def test_a_pool_is_made_once_and_made_again_when_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

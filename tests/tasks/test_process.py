@@ -17,7 +17,7 @@ STEP: TypeAdapter[ProcessStep] = TypeAdapter(ProcessStep)
 
 def run(rows: list[dict[str, Any]], kind: str, **fields: Any) -> list[dict[str, Any]]:
     before = copy.deepcopy(rows)
-    after = apply_steps([STEP.validate_python({"kind": kind, **fields})], rows, "task t, split train")
+    after = list(apply_steps([STEP.validate_python({"kind": kind, **fields})], rows, "task t, split train"))
     assert rows == before
     return after
 
@@ -198,9 +198,9 @@ def test_steps_run_in_their_order_and_name_themselves_in_errors() -> None:
         STEP.validate_python({"kind": "drop_rows", "column": "answer_text", "values": [1]}),
     ]
     rows = [{"a": ["x", "x"]}, {"a": ["x", "y"]}]
-    assert apply_steps(steps[:2], rows, "task t, split train") == [{"a": ["x", "x"], "answer_texts": ["x"]}]
+    assert list(apply_steps(steps[:2], rows, "task t, split train")) == [{"a": ["x", "x"], "answer_texts": ["x"]}]
     with pytest.raises(DataError) as error:
-        apply_steps(steps, rows, "task t, split train")
+        list(apply_steps(steps, rows, "task t, split train"))
     assert str(error.value) == (
         "task t, split train: process step 2 (drop_rows): row 0: found no column 'answer_text'; expected one of a, "
         "answer_texts. Did you mean 'answer_texts'?"

@@ -1,0 +1,137 @@
+"""Rows and examples on storage instead of in memory: what a process holds does not grow with the texts of a task."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+CHUNK_ROWS = 1_000
+"""Examples that are made or read at once."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a task as text.
+
+    id: unique within the task and stable. group: rows of one group never lie in two splits. prompt: without the
+    delimiter. target: the answer that is trained on; for choices `choices[label]`. references: all accepted answers; the
+    target is the first of them unless the task has `doc_to_reference`. choices and label: empty and -1 for generation.
+    sources: keys of the source text, where they were asked for (see tasks.overlap).
+    key: the row's question, where a metric asks for it.
+    """
+
+    id: str
+    group: str
+    prompt: str
+    target: str
+    references: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    label: int = -1
+    sources: frozenset[bytes] = frozenset()
+    key: str | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("choices", pa.list_(pa.string())),
+        ("label", pa.int64()),
+        ("sources", pa.list_(pa.binary())),
+        ("key", pa.string()),
+    ]
+)
+"""The fields of `Example`."""
+
+SOURCES = SCHEMA.get_field_index("sources")
+
+
+class RowSpool:
+    """Rows of any columns in a temporary file that ends with this object, in the order in which they came."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.file = tempfile.TemporaryFile(prefix="catsweep-rows-")  # noqa: SIM115  (it lives as long as the object)
+        self.offsets = array("q", [0])
+        for row in rows:
+            data = pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
+            self.file.write(data)
+            self.offsets.append(self.offsets[-1] + len(data))
+        self.file.flush()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start, stop = self.offsets[index], self.offsets[index + 1]
+        row: dict[str, Any] = pickle.loads(os.pread(self.file.fileno(), stop - start, start))
+        return row
+
+
+class StoredExamples(Sequence[Example]):
+    """Examples in an Arrow file, memory-mapped, or some of them."""
+
+    def __init__(self, path: Path, indices: NDArray[np.int64] | None = None) -> None:
+        self.path = path
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            self.table: pa.Table = reader.read_all()
+        self.indices = np.arange(self.table.num_rows) if indices is None else indices
+
+    def select(self, positions: NDArray[np.bool_] | NDArray[np.int64]) -> StoredExamples:
+        """Those at these positions, in this order; a mask of booleans works as well."""
+        return StoredExamples(self.path, self.indices[positions])
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all examples, for example `group`."""
+        values: list[Any] = self.table.column(name).take(pa.array(self.indices)).to_pylist()
+        return values
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return _examples(self.table.take(pa.array(self.indices[index])))
+        return _examples(self.table.take(pa.array([self.indices[index]])))[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), CHUNK_ROWS):
+            yield from self[start : start + CHUNK_ROWS]
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write examples as they come; returns their number."""
+    num_rows = 0
+    rows = iter(examples)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+            columns = [[getattr(example, name) for example in chunk] for name in SCHEMA.names]
+            columns[SOURCES] = [sorted(sources) for sources in columns[SOURCES]]
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+            num_rows += len(chunk)
+    return num_rows
+
+
+def _examples(table: pa.Table) -> list[Example]:
+    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
+    return [
+        Example(row_id, group, prompt, target, tuple(references), tuple(choices), label, frozenset(sources), key)
+        for row_id, group, prompt, target, references, choices, label, sources, key in zip(*columns, strict=True)
+    ]
