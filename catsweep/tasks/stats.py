@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | N
     )
 
 
-def _baselines(task: TaskSpec, train: list[Example], test: list[Example]) -> dict[str, float]:
+def _baselines(task: TaskSpec, train: Sequence[Example], test: list[Example]) -> dict[str, float]:
     frequent = _most_frequent(example.target for example in train)
     if task.output_type == "multiple_choice":
         # Where choices differ from row to row, the place in the list is all that rows have in common.
@@ -83,7 +83,7 @@ def _baselines(task: TaskSpec, train: list[Example], test: list[Example]) -> dic
     }
 
 
-def _quality(task: TaskSpec, test: list[Example], answers: list[str]) -> float:
+def _quality(task: TaskSpec, test: Sequence[Example], answers: list[str]) -> float:
     metric = metric_of(task.metric_list[0])
     pairs = zip(answers, test, strict=True)
     return metric.quality([metric.statistics(answer, example.references) for answer, example in pairs])
