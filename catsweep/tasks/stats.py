@@ -67,7 +67,7 @@ def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | N
     )
 
 
-def _baselines(task: TaskSpec, train: Sequence[Example], test: list[Example]) -> dict[str, float]:
+def _baselines(task: TaskSpec, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
     frequent = _most_frequent(example.target for example in train)
     if task.output_type == "multiple_choice":
         # Where choices differ from row to row, the place in the list is all that rows have in common.
