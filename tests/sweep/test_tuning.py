@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from sweep_fakes import finish, make_sweep
 
-from catsweep.sweep.prepare import Prepared
+from catsweep.sweep.prepare import UnitResult
 from catsweep.sweep.progress import Event, Progress
 from catsweep.sweep.search import Search
 from catsweep.sweep.tuning import SweepSearcher
@@ -23,7 +23,7 @@ class Units:
     """Units that end when the test says so."""
 
     def __init__(self, tasks: list[str]) -> None:
-        self.waiting, self.ended = set(tasks), list[Prepared]()
+        self.waiting, self.ended = set(tasks), list[UnitResult]()
 
     @property
     def num_unfinished(self) -> int:
@@ -31,9 +31,9 @@ class Units:
 
     def end(self, task: str, error: str = "") -> None:
         self.waiting.remove(task)
-        self.ended.append(Prepared(task, {}, 1.0, error))
+        self.ended.append(UnitResult(task, {}, 1.0, error))
 
-    def poll(self, seconds: float = 0.0) -> list[Prepared]:
+    def poll(self, seconds: float = 0.0) -> list[UnitResult]:
         ended, self.ended = self.ended, []
         return ended
 
