@@ -31,8 +31,9 @@ lint: .venv/installed
 mlflow-ui: .venv/installed  ## serve the MLflow page of $CATSWEEP_HOME (default ~/catsweep) on 127.0.0.1:5000
 	MLFLOW="$(CURDIR)/$(BIN)/mlflow" mlflow/start.sh
 
-docs: .venv/installed  ## write docs/yaml.md from the specs
+docs: .venv/installed  ## write docs/yaml.md from the specs and docs/tasks.md from the task files
 	$(BIN)/python -m catsweep.cli.reference > docs/yaml.md
+	$(BIN)/python -m catsweep.cli.tasks_page docs/task_stats.json > docs/tasks.md
 
 clean:  ## remove the virtual environment and tool caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
