@@ -102,4 +102,5 @@ def all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> I
                     "cost_flops": curve.cost,
                     "threshold": curve.threshold,
                     "is_threshold": curve.is_threshold,
+                    "exceeds_large_cost": curve.exceeds_large_cost,
                 })  # fmt: skip

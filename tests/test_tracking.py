@@ -167,7 +167,10 @@ def test_a_curve_has_the_deferral_percent_as_its_step_and_its_artifacts(written:
     assert [(item.step, item.value) for item in history] == list(enumerate(curve["quality"]))
     folder = written / "mlartifacts" / "tiny" / run.info.run_id / "artifacts"
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert len(read_json(folder / "points.json")["data"]) == 101
+    table = read_json(folder / "points.json")
+    assert len(table["data"]) == 101
+    assert table["columns"][-1] == "exceeds_large_cost"
+    assert (table["data"][0][-1], table["data"][-1][-1]) == (False, True)
     confirmed = runs(written)[f"confirm/{TASK}/xent/00000-seed1"]
     assert (written / "mlartifacts" / "tiny" / confirmed.info.run_id / "artifacts" / "rows.parquet").exists()
 

@@ -19,6 +19,7 @@ INK = "#0a0b0c"
 """Stands for the text colour: black in a PNG, the page's own colour in an SVG."""
 PAPER = "#fefefd"
 """Stands for the background inside hollow marks: white in a PNG, the page's own in an SVG."""
+FAINT = 0.35
 GREY = "#7f8790"
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a100", "#8c6bb1")
 """Okabe and Ito's colours, told apart by most colour-blind readers; yellow is darker, so that it shows on white."""
@@ -179,10 +180,18 @@ def _draw_cost(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, Any]])
 
 
 def _draw(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, Any]], across: dict[str, list[float]]) -> None:
+    any_dearer = False
     for name, quality in lines.quality.items():
-        axes.plot(across[name], quality, label=name, linewidth=1.8, **styles[name])
+        within = lines.num_within_large_cost(name)
+        axes.plot(across[name][:within], quality[:within], label=name, linewidth=1.8, **styles[name])
+        if within < len(quality):  # fainter where the cascade costs more than the large model alone
+            start, dearer = max(0, within - 1), {**styles[name], "alpha": FAINT}
+            axes.plot(across[name][start:], quality[start:], linewidth=1.8, **dearer)
+            any_dearer = True
         axes.plot(across[name][0], quality[0], "o", color=styles[name]["color"], markersize=6, clip_on=False, zorder=5)
     axes.plot([], [], "o", color=GREY, markersize=6, label="S alone")
+    if any_dearer:
+        axes.plot([], [], color=GREY, linewidth=1.8, alpha=FAINT, label="costs more than L alone")
     axes.set_ylabel(lines.quality_label)
 
 

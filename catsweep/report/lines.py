@@ -60,6 +60,10 @@ class CurveLines:
     router_label: str
     cost_label: str = "mean FLOPs a query (L alone = 1)"
 
+    def num_within_large_cost(self, stratum: str) -> int:
+        """How many of a stratum's points, which only get dearer, cost no more than the large model alone."""
+        return sum(share <= 1.0 + 1e-9 for share in self.cost_share[stratum])
+
 
 @dataclass(frozen=True)
 class Difference:

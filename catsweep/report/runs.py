@@ -199,8 +199,9 @@ def curves_run(result: Json, row: ResultRow, at: float, colour: str, picture: Ca
     ]
     numbers = {name: value for name, value in vars(row).items() if isinstance(value, float) and name != "scale"}
     points += [Point(f"test/{name}", value, at, 0) for name, value in numbers.items()]
-    columns = ["deferral_percent", *curve]
-    table = {"columns": columns, "data": [list(line) for line in zip(range(101), *curve.values(), strict=True)]}
+    dearer = [share > 1.0 + 1e-9 for share in curve["cost_share"]]
+    columns = ["deferral_percent", *curve, "exceeds_large_cost"]
+    table = {"columns": columns, "data": [list(line) for line in zip(range(101), *curve.values(), dearer, strict=True)]}
     tags = run_tags("curves", row.task, row.stratum, key) | {
         "catsweep.metric": row.metric,
         "mlflow.runColor": colour,

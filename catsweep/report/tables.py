@@ -248,7 +248,8 @@ def notes(rows: list[ResultRow]) -> list[str]:
         "averaged over all deferral rates.",
         "FLOPs saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
         "small model to the large one. at quality: the quality that this threshold then has on test, minus xent's: a saving "
-        "at a lower quality is none. Both without intervals; negative: it costs more; -: no threshold, or L is not better.",
+        "at a lower quality is none. Both without intervals, since the threshold itself varies with the calibration rows; "
+        "negative: it costs more; -: no threshold, or L is not better.",
         "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
     ]
     for metric in dict.fromkeys(row.metric for row in rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_a_stratum_has_one_colour_in_every_sweep() -> None:
     assert one["cat_xent/either"] == other["cat_xent/either"]
     many = stratum_styles([f"cat_xent/{index}" for index in range(20)], "xent")
     assert len({(style["color"], str(style["linestyle"])) for style in many.values()}) == 20
+
+
+def test_what_costs_more_than_the_large_model_alone_is_faint_and_named(root: Path) -> None:
+    results, _ = results_on_storage(root, "tiny")
+    lines = curve_lines(results[0])
+    assert lines is not None
+    styles = stratum_styles(all_strata(results), "xent")
+    for name, shares in lines.cost_share.items():
+        within = lines.num_within_large_cost(name)
+        assert 0 < within < len(shares)  # deferring everything pays for both models
+        assert shares[within - 1] <= 1 < shares[within]
+    assert "costs more than L alone" in to_svg(cost_figure(lines, styles), "cost")
+    free = replace(lines, cost_share={name: [percent / 100 for percent in lines.percents] for name in lines.quality})
+    assert "costs more than L alone" not in to_svg(cost_figure(free, styles), "cost")
 
 
 def test_figures_are_pictures_in_the_colours_of_their_place(root: Path) -> None:
