@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help quickstart test test-all lint mlflow-ui docs clean
+.PHONY: help quickstart test test-all lint mlflow-ui docs pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,9 @@ mlflow-ui: .venv/installed  ## serve the MLflow page of $CATSWEEP_HOME (default 
 docs: .venv/installed  ## write docs/yaml.md from the specs and docs/tasks.md from the task files
 	$(BIN)/python -m catsweep.cli.reference > docs/yaml.md
 	$(BIN)/python -m catsweep.cli.tasks_page docs/task_stats.json > docs/tasks.md
+
+pictures: .venv/installed  ## draw the README's pictures again from a finished quickstart (the second one needs chromium)
+	$(BIN)/python docs/pictures.py
 
 clean:  ## remove the virtual environment and tool caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
