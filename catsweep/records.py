@@ -147,7 +147,8 @@ ROW_FIELDS: list[pa.Field] = [
     pa.field("choice_num_tokens", pa.list_(pa.int32())),
 ]
 """Columns of rows.parquet, one row an example and split. Each metric adds a column `statistics/<metric>`, a list of
-float64: what its quality is computed from, mostly as sums over rows (see cascade.metrics)."""
+float64: what its quality is computed from, mostly as sums over rows (see cascade.metrics). Rows of a mixture also have the
+column `task`, and nulls where a member lacks a metric."""
 
 
 def rows_schema(metrics: list[str]) -> pa.Schema:
