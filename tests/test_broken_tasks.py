@@ -91,7 +91,7 @@ CASES: dict[str, Case] = {
     "configuration that is a path": case(HUB, "dataset_path: a/b", "dataset_path: a/b\ndataset_name: ../c", "D/bad.yaml:4: dataset_name: found '../c'; expected String should match pattern '^[A-Za-z0-9][A-Za-z0-9._+-]*$'"),
     "bad slice": case(HUB, "dataset_path: a/b", "dataset_path: a/b\ntraining_split: 'train[:10'", "D/bad.yaml:4: training_split: found 'train[:10'; expected a valid combination. 'train[:10' is no split: write a name, or a slice such as train[:1000] or train[10%:20%]"),
     "empty slice": case(HUB, "dataset_path: a/b", "dataset_path: a/b\ntraining_split: train[900:]", "task bad: dataset a/b in D/root/a/b: found no row in 'train[900:]' of 250 rows; expected at least one"),
-    "missing file": case(FILES, "rows.jsonl", "row.jsonl", "task bad: D/row.jsonl: No such file or directory; expected a readable jsonl file for split train. File names in a task's YAML are relative to that YAML"),
+    "missing file": case(FILES, "rows.jsonl", "row.jsonl", "task bad: D/row.jsonl: No such file or directory; expected a data file of a task. Check the path in the task's YAML"),
     # expectations
     "no type": Case(HUB + "expect: {columns: {q: strin}}\n", "D/bad.yaml:9: expect.columns.q: found 'strin'; expected a valid combination. 'strin' is no type: write one of string, int, float, bool, ClassLabel, any, list<...>, or {name: ...}"),
     "column that is not expected": Case(HUB + "expect: {columns: [q, b]}\n", "D/bad.yaml:6: doc_to_target: found the column 'a'; expected one that `expect.columns` or a step of `process` names: b, q"),

@@ -10,7 +10,7 @@ from catsweep.spec.base import digest
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, Source, SplitsSource
 from catsweep.spec.task import TaskSpec
-from catsweep.tasks.hub import local_files
+from catsweep.tasks.hub import find_split, local_files
 from catsweep.tasks.hub_remote import remote_revision
 from catsweep.tasks.manifest import sha256_of
 from catsweep.tasks.package import package_versions
@@ -25,7 +25,10 @@ def source_fingerprint(task: TaskSpec, data_root: Path | None = None) -> str:
     data_root: as in `Reading`. A dataset of the hub counts by its commit; a local copy by its files. Raises DataError
     where a file is missing, or where the hub is needed and out of reach.
     """
-    return _fingerprint(task.source, data_root or data_root_of_environment())
+    try:
+        return _fingerprint(task.source, data_root or data_root_of_environment())
+    except DataError as error:
+        raise DataError(f"task {task.task}: {error}") from error
 
 
 def _fingerprint(source: Source | HubPart | SacrebleuSource, data_root: Path | None) -> str:
@@ -70,6 +73,7 @@ def _hub_split(source: HubSource, name: str, data_root: Path | None) -> list[str
             return [location.dataset_path, remote_revision(location)]
         except DataError as error:
             problems.append(str(error))
+    find_split(source, parse_slice(name), data_root=data_root, max_rows=1)  # its error says all that was tried
     raise DataError(
         f"{'; '.join(problems)}. Whether the rows are still the same cannot be seen without the hub: pin `revision` to a "
         "commit, or run `catsweep fetch TASKS --to DIR` where there is a network, and give that DIR as `data_root`"

@@ -52,9 +52,7 @@ def test_a_pinned_commit_needs_no_hub_and_anything_else_does(make_task: Any, mon
         make_task(source={"kind": "hub", "dataset_path": "no/where", "revision": digit * 40}) for digit in "ab"
     )
     assert source_fingerprint(pinned) != source_fingerprint(other)
-    with pytest.raises(
-        DataError, match=r"cannot be seen without the hub: pin `revision` to a commit, or run `catsweep fetch"
-    ):
+    with pytest.raises(DataError, match="task toy: hub dataset no/where, split 'train': found it neither in"):
         source_fingerprint(make_task(source={"kind": "hub", "dataset_path": "no/where"}))
 
 
