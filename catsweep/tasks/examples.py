@@ -86,10 +86,10 @@ def load_task_data(
     """
     reading = _reading(cache, data_root, verify)
     caps = {split: max_train_rows if split == "train" else max_evaluation_rows for split in SPLITS}
-    source = source_fingerprint(task, reading.data_root)
-    metrics = [
-        metric.to_json() for metric in task.metric_list
-    ]  # they refuse references, and name the question of a row
+    with _notes_on_errors(task):
+        source = source_fingerprint(task, reading.data_root)
+    # Metrics count too: some refuse a reference, and they say which rows are one question.
+    metrics = [metric.to_json() for metric in task.metric_list]
     content = [EXAMPLES_VERSION, task.data_key(), source, metrics, caps, verify, with_sources]
     folder = reading.cache / "examples" / digest(content)
     if not records.is_complete(folder):
@@ -167,13 +167,22 @@ def _rows(task: TaskSpec, split: str, reading: Reading, max_read: int | None = N
 
 
 def _read(task: TaskSpec, split: str, reading: Reading, max_read: int | None) -> Iterator[dict[str, Any]]:
-    """The rows as the source has them. Where the place of the data is not sure, an error repeats the task's notes."""
-    try:
+    """The rows as the source has them."""
+    with _notes_on_errors(task):
         yield from read_split(task.source, split, reading, max_read)
+
+
+@contextlib.contextmanager
+def _notes_on_errors(task: TaskSpec) -> Iterator[None]:
+    """Errors name the task; where the place of its data is not sure, they repeat its notes."""
+    try:
+        yield
     except DataError as error:
         unsure = task.metadata.status in ("likely", "local_files")
         notes = f". Notes of {task.task}: {task.metadata.notes}" if unsure else ""
-        raise DataError(f"task {task.task}: {error}{notes}") from error
+        text = str(error)
+        named = text if text.startswith(f"task {task.task}") else f"task {task.task}: {text}"
+        raise DataError(f"{named}{notes}") from error
 
 
 def _reading(cache: Path | None, data_root: Path | None, verify: Verify) -> Reading:

@@ -60,11 +60,6 @@ def test_shipped_package_tasks_share_no_key_and_no_word_between_splits(name: str
         assert lengths[int(0.999 * len(lengths))] + 1 <= task.generation_kwargs.max_gen_toks
 
 
-def test_every_shipped_package_task_is_tested() -> None:
-    found = {name for name in task_files() if shipped(name).source.kind == "package"}
-    assert found == {*PACKAGE_TASKS, *SLOW_PACKAGE_TASKS}
-
-
 @pytest.mark.slow
 def test_every_split_of_nordic_words_has_each_language_as_often(cache: Path) -> None:
     for split, rows in load_examples(shipped("langid/nordic"), cache=cache).items():

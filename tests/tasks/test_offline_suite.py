@@ -48,9 +48,24 @@ def test_a_task_is_named_as_its_file_and_tagged_with_its_folder(suite: tuple[Tas
     assert all(task.task.split("/")[0] in task.tag for task in suite)
 
 
+FOLDERS = sorted({task.task.split("/")[0] for task in named_tasks(["offline"], search_spaces_folder())})
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_splits_share_no_key_and_no_row_and_answers_fit(name: str, cache: Path) -> None:
     (task,) = named_tasks([name], search_spaces_folder())
+    assert_sound(task, cache)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_task_of_a_folder_is_as_sound(folder: str, cache: Path) -> None:
+    for task in named_tasks([f"{folder}/*"], search_spaces_folder()):
+        if "offline" in task.tag:
+            assert_sound(task, cache)
+
+
+def assert_sound(task: TaskSpec, cache: Path) -> None:
     data = load_task_data(task, cache=cache)
     for one, other in combinations(SPLITS, 2):
         assert not {row.group for row in data.splits[one]} & {row.group for row in data.splits[other]}

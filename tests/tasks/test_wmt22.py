@@ -209,7 +209,7 @@ def test_the_recipe_for_livonian_makes_what_the_task_reads(tmp_path: Path, monke
     corpora = [{"source": "a", "sentences": [*sentences, {"liv": "x", "lv": "y"}, {"liv": "z", "en": ""}]}]
     Path("train.json").write_text(json.dumps(corpora), encoding="utf-8")
     exec(recipe("Livonian"), {})
-    rows = read_hub(sources(task_of("liv-en"))[0].as_source(), "train", data_root=tmp_path / "data")
+    rows = list(read_hub(sources(task_of("liv-en"))[0].as_source(), "train", data_root=tmp_path / "data"))
     assert rows[2] == {"translation": {"en": "english 2", "liv": "līvõ 2"}}
     assert len(rows) == 3
 
@@ -223,5 +223,5 @@ def test_the_recipe_for_czech_and_ukrainian_joins_on_english(tmp_path: Path, mon
         rows = [{"en": text, language: f"{language}: {text}"} for text in texts]
         pq.write_table(pa.table({"translation": rows}), folder / "train-00000-of-00001.parquet")
     exec(recipe("Czech and Ukrainian"), {})
-    rows = read_hub(sources(task_of("cs-uk"))[0].as_source(), "train", data_root=tmp_path / "data")
+    rows = list(read_hub(sources(task_of("cs-uk"))[0].as_source(), "train", data_root=tmp_path / "data"))
     assert [row["translation"] for row in rows] == [{"cs": f"cs: {text}", "uk": f"uk: {text}"} for text in english[1:3]]
