@@ -233,9 +233,11 @@ def _problem(
         tag = str(detail.get("ctx", {}).get("tag", ""))
         key = detail.get("ctx", {}).get("discriminator", "kind").strip("'()")
         here = (*keys, key) if (*keys, key) in document.lines else keys
-        found = f"{key} {tag!r}" if tag else f"no {key!r} in {_short(value)}"
+        if not tag:
+            expected = f"a map with `{key}`, which says what it is (docs/yaml.md lists them)"
+            return document.problem(here, found=f"no {key!r} in {_short(value)}", expected=expected)
         return document.problem(
-            here, found=found, expected=f"{key}: one of {tags}", hint=did_you_mean(tag, tags.split(", "))
+            here, found=f"{key} {tag!r}", expected=f"{key}: one of {tags}", hint=did_you_mean(tag, tags.split(", "))
         )
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     cause = detail.get("ctx", {}).get("error")

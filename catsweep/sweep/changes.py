@@ -63,8 +63,9 @@ def _unit(unit: TaskSpec | MixtureSpec) -> Json:
 
 
 def _task(task: TaskSpec) -> Json:
-    """A task without the places of its rows, whose content is checked elsewhere (prepare.check_sources)."""
-    return task.to_json() | {"source": task.data_key()["source"]}
+    """A task without its notes, and without the places of its rows, whose content is checked elsewhere
+    (prepare.check_sources)."""
+    return task.to_json() | {"source": task.data_key()["source"], "metadata": {"version": task.metadata.version}}
 
 
 def _plain(node: Node) -> Any:
