@@ -2,10 +2,11 @@
 
     python benchmarks/offline_suite.py --out /tmp/offline-suite       # goes on where it was cut off
     python benchmarks/offline_suite.py --out /tmp/offline-suite --write benchmarks/offline_suite.md
+    python benchmarks/offline_suite.py --out /tmp/offline-suite --part 1/2 & ... --part 2/2    # two cores
 
 The functions are those of `catsweep run`, in its order, in one process without Ray: the search gives the trials of both
 losses, each runs, its record ends it, the winner is confirmed, and curves are computed from the rows. Models are tiny
-and trained for a few steps: seconds are what is measured here, qualities show only that numbers come out.
+and trained for seconds with one learning rate: qualities show what such models can do, not which loss is better.
 """
 
 from __future__ import annotations
@@ -43,22 +44,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="Folder of caches, trials and measurements")
     parser.add_argument("--tasks", nargs="*", default=[], help="Only these (names, patterns, tags)")
-    parser.add_argument("--steps", type=int, default=20, help="Optimiser steps of both models")
-    parser.add_argument("--rows", type=int, default=100, help="Rows of validation, calibration and test")
+    parser.add_argument("--steps", type=int, default=160, help="Optimiser steps of the small model")
+    parser.add_argument("--large-steps", type=int, default=400, help="Optimiser steps of the large model")
+    parser.add_argument(
+        "--part", default="1/1", help="I/N: only every N-th task, from the I-th on, for N processes at once"
+    )
+    parser.add_argument("--rows", type=int, default=200, help="Rows of validation, calibration and test")
     parser.add_argument("--write", type=Path, help="Write the table of all that was measured, as Markdown")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = arguments.out.resolve()
     settings = [
-        "name=offline-suite", f"training.steps={arguments.steps}", f"large.finetune.steps={arguments.steps}",
+        "name=offline-suite", f"training.steps={arguments.steps}", f"large.finetune.steps={arguments.large_steps}",
         "search.num_samples=1", "search.confirm_seeds=1", "cascade.num_resamples=100",
-        f"data={{max_train_rows: 2000, max_evaluation_rows: {arguments.rows}}}",
+        f"data={{max_train_rows: 8000, max_evaluation_rows: {arguments.rows}}}",
     ]  # fmt: skip
     sweep = load_sweep(SWEEP, settings)
     names = {task.task for task in load_sweep(SWEEP, [f"tasks={arguments.tasks}"]).tasks} if arguments.tasks else None
     folder = root / sweep.spec.name
     write_sweep(folder, sweep.spec, sweep.tasks)
-    for task in sweep.tasks:
+    part, num_parts = map(int, arguments.part.split("/"))
+    for task in sweep.tasks[part - 1 :: num_parts]:
         path = folder / "measured" / f"{task.task}.json"
         if not path.exists() and (names is None or task.task in names):
             measured = measure(task, sweep, root)
@@ -69,7 +75,9 @@ def main() -> None:
             read_json(path) for task in sweep.tasks if (path := folder / "measured" / f"{task.task}.json").exists()
         ]
         summarise(root, sweep.spec.name, [read_json(folder / "curves" / f"{row['task']}.json") for row in found])
-        arguments.write.write_text(page(found, arguments.steps, arguments.rows, len(sweep.tasks)))
+        arguments.write.write_text(
+            page(found, arguments.steps, arguments.large_steps, arguments.rows, len(sweep.tasks))
+        )
 
 
 def measure(task: TaskSpec, sweep: Sweep, root: Path) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def cpu(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.process_time() - start
 
 
-def page(found: list[dict[str, Any]], steps: int, rows: int, num_tasks: int) -> str:
+def page(found: list[dict[str, Any]], steps: int, large_steps: int, rows: int, num_tasks: int) -> str:
     """The measurements as Markdown."""
     kinds: dict[str, int] = {}
     for row in found:
@@ -125,7 +133,7 @@ def page(found: list[dict[str, Any]], steps: int, rows: int, num_tasks: int) -> 
         "",
         f"Written by `python benchmarks/offline_suite.py`: {len(found)} of {num_tasks} tasks of search_spaces/offline.yaml went "
         f"through data, the large model's fine-tune and pass, a search trial and a confirm run of each of two losses "
-        f"({steps} steps, {rows} rows a split for evaluation) and curves. Every run finished.",
+        f"({steps} steps, the large model {large_steps}; {rows} rows a split for evaluation) and curves. Every run finished.",
         "",
         f"Machine: {os.cpu_count()} cores ({platform.machine()}), shared with other work, one thread; Python "
         f"{platform.python_version()}, {versions}.",
@@ -136,7 +144,7 @@ def page(found: list[dict[str, Any]], steps: int, rows: int, num_tasks: int) -> 
         f"CPU seconds in all: {', '.join(f'{stage} {value:.0f}' for stage, value in totals.items())}.",
         "",
         "`baseline` is the best that needs no model (`catsweep ls --stats`), on the whole test split; `L` and `S` are the tiny "
-        "models' qualities, S trained with xent, after so few steps that they mean nothing more than that numbers come out. "
+        "models' qualities after seconds of training, S trained with xent, with one learning rate drawn. "
         "`small`: fewer than 500 test rows. Seconds are CPU seconds: `read` is the first reading with its baseline, `again` "
         "reading from the cache.",
         "",

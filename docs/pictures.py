@@ -13,6 +13,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -50,15 +51,16 @@ def draw_curve(root: Path) -> None:
 
 
 def chart_url(root: Path, server: str) -> str:
-    """The page of the sweep's experiment: the curves of one task side by side."""
+    """The page of one task's curves side by side: the link that stands in the note of the sweep's experiment."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(f"catsweep/{SWEEP}")
+    experiment = MlflowClient(f"sqlite:///{root / 'mlflow.db'}").get_experiment_by_name(f"catsweep/{SWEEP}")
     assert experiment is not None, f"{root} holds no MLflow experiment of {SWEEP}"
-    query = f"tags.%60catsweep.role%60%20%3D%20'curves'%20and%20tags.%60catsweep.task%60%20%3D%20'{TASK}'"
-    return f"{server}/#/experiments/{experiment.experiment_id}/runs?searchFilter={query}&compareRunsMode=CHART"
+    note = experiment.tags["mlflow.note.content"]
+    link = re.search(rf"\[{re.escape(TASK)}\]\((.+?)\)(?=[,\s]|$)", note)
+    assert link is not None, f"{TASK} has no link in {note}"
+    return f"{server}/{link[1]}"
 
 
 @contextlib.contextmanager
