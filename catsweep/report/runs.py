@@ -107,7 +107,7 @@ def trial_run(folder: Path, record: TrialRecord, prepared: Path) -> RunContent:
         params=models | flatten(spec.get("training", {})) | flatten(record.parameters),
         points=list(_trial_points(folder, record)),
         dataset=_dataset(prepared, record.task),
-        files={"rows.parquet": rows} if record.role == "confirm" and rows.exists() else {},
+        files={"rows.parquet": rows} if record.role == "confirm" and rows.is_file() else {},
     )
 
 
