@@ -19,7 +19,7 @@ from catsweep.mixture import read_mixture
 from catsweep.models import load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS
 from catsweep.records import is_complete, read_records
-from catsweep.space import check_guards, rungs, strata, training_tree
+from catsweep.space import check_search, rungs, strata, training_tree
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.sweep import SweepSpec
@@ -124,7 +124,7 @@ class Plan:
 def make_plan(sweep: Sweep, *, root: Path) -> Plan:
     """The plan of a sweep: reads every task's data, but starts neither Ray nor a model."""
     spec = sweep.spec
-    check_guards(spec)
+    check_search(spec)
     names = list(strata(training_tree(spec), spec.search.stratify))
     tasks, problems = [], []
     for task in sweep.tasks:

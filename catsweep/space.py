@@ -6,6 +6,7 @@ Pure functions of specs. What draws a number stands behind `Chooser`, so that Op
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, parse_space
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
-from catsweep.spec.search import BASELINE, AshaScheduler
+from catsweep.spec.search import BASELINE, AshaScheduler, GridSampler
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec
@@ -69,9 +70,72 @@ def strata(node: Node, paths: list[str]) -> dict[str, Node]:
     return named
 
 
-def check_guards(spec: SweepSpec) -> None:
-    """Raise SpecError where a mixture has `min_task_delta` but no stratum is the baseline that it is judged against."""
-    names = list(strata(training_tree(spec), spec.search.stratify))
+def check_search(spec: SweepSpec) -> None:
+    """Raise SpecError where the strata do not fit what is searched: a mixture with `min_task_delta` but without the baseline
+    that it is judged against, or a grid with fewer points than trials."""
+    parts = strata(training_tree(spec), spec.search.stratify)
+    _check_guards(spec, list(parts))
+    if isinstance(spec.search.sampler, GridSampler):
+        for name, tree in parts.items():
+            size = grid_size(tree)
+            if size < spec.search.num_samples:
+                found = f"num_samples {spec.search.num_samples}, but the grid of stratum {name} has {size} points"
+                hint = "Lower it, give the choices of every stratum as many options, or use the sampler random or tpe"
+                raise SpecError([Problem("sweep", "search.num_samples", found, f"at most {size}", hint)])
+
+
+def grid_size(node: Node) -> int:
+    """How many combinations the choices of a space have. Raises SpecError for an interval, which has no grid."""
+    match node:
+        case Constant():
+            return 1
+        case Mapping(children):
+            return math.prod(grid_size(child) for child in children.values())
+        case Choice(options, _):
+            return sum(grid_size(option) for option in options)
+        case Interval():
+            found = f"an interval from {node.lower:g} to {node.upper:g}"
+            hint = "List the values as {space: choice, options: [...]}, or use the sampler random or tpe"
+            raise SpecError([Problem("sweep", "search.space", found, "choices only, as the sampler is a grid", hint)])
+
+
+def grid_point(node: Node, number: int) -> tuple[Any, dict[str, Scalar]]:
+    """Combination `number` of a space, as `draw` returns it. The last choice of the file changes first."""
+    wheels = _Wheels()
+    for _ in range(number):
+        draw(node, wheels)
+        wheels.turn()
+    return draw(node, wheels)
+
+
+class _Wheels:
+    """Makes the choices of one combination after the other, like the wheels of an odometer. A choice that an option
+    leads to has a wheel only while that option is on."""
+
+    def __init__(self) -> None:
+        self.wheels: list[tuple[int, int]] = []  # index and number of options of each choice
+        self.position = 0
+
+    def categorical(self, place: Place, shown: list[Scalar]) -> int:
+        if self.position == len(self.wheels):
+            self.wheels.append((0, len(shown)))
+        index, _ = self.wheels[self.position]
+        self.position += 1
+        return index
+
+    def number(self, place: Place, interval: Interval) -> float:
+        raise AssertionError(f"check_search lets no interval into a grid: {place}")
+
+    def turn(self) -> None:
+        """Go on to the next combination, of a space with enough of them."""
+        self.position = 0
+        while self.wheels[-1][0] + 1 == self.wheels[-1][1]:
+            self.wheels.pop()
+        index, size = self.wheels.pop()
+        self.wheels.append((index + 1, size))
+
+
+def _check_guards(spec: SweepSpec, names: list[str]) -> None:
     for index, entry in enumerate(spec.tasks):
         if isinstance(entry, MixtureEntry) and entry.min_task_delta is not None and BASELINE not in names:
             found = f"min_task_delta {entry.min_task_delta} with the strata {', '.join(names)}"

@@ -21,7 +21,7 @@ from catsweep.prepare import load_prepared
 from catsweep.records import StepMetrics, TrialRecord, read_json, read_rows, write_json, write_sweep
 from catsweep.report.page import write_report
 from catsweep.report.tables import notes, results_table
-from catsweep.space import build_confirm, build_trial, check_guards
+from catsweep.space import build_confirm, build_trial, check_search
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import TrialSpec
@@ -216,7 +216,7 @@ def test_a_guard_needs_a_baseline(make_sweep: Callable[..., Sweep]) -> None:
     space = {"loss": {"space": "choice", "options": [CAT]}}
     sweep = mixed(make_sweep, sections={"search": {**SEARCH, "space": space}}, min_task_delta=0.1)
     with pytest.raises(SpecError, match=r"tasks\.0\.min_task_delta: .*expected a stratum named xent"):
-        check_guards(sweep.spec)
+        check_search(sweep.spec)
 
 
 def test_results_are_those_of_the_members_and_their_macro_mean(finished: tuple[Sweep, Path]) -> None:

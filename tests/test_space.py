@@ -12,8 +12,11 @@ from catsweep.space import (
     Scalar,
     build_confirm,
     build_trial,
+    check_search,
     confirm_seed,
     draw,
+    grid_point,
+    grid_size,
     rungs,
     strata,
     training_tree,
@@ -153,6 +156,41 @@ def test_a_drawn_loss_replaces_the_whole_training_loss() -> None:
     confirm = build_confirm(trial, 2)
     assert (confirm.trial_id, confirm.seed) == ("confirm/g/t/cat_xent+either/00007-seed3", 3)
     assert confirm.training == trial.training
+
+
+GRID = {
+    "learning_rate": {"space": "choice", "options": [1e-3, 1e-2]},
+    "loss": {
+        "space": "choice",
+        "options": [
+            {"kind": "xent"},
+            {"kind": "cat_xent", "filter": {"space": "choice", "options": [{"kind": "either"}, {"kind": "large"}]}},
+        ],
+    },
+}
+
+
+def test_a_grid_has_every_combination_once_and_a_choice_counts_only_where_it_is_reached() -> None:
+    tree = parse_space(GRID)
+    assert grid_size(tree) == 2 * (1 + 2)
+    seen = [tuple(grid_point(tree, number)[1].values()) for number in range(6)]
+    assert seen == [
+        (0.001, "xent"), (0.001, "cat_xent", "either"), (0.001, "cat_xent", "large"),
+        (0.01, "xent"), (0.01, "cat_xent", "either"), (0.01, "cat_xent", "large"),
+    ]  # fmt: skip
+
+
+def test_a_grid_takes_no_interval_and_no_more_trials_than_it_has_points() -> None:
+    sampler = {"type": "grid"}
+    check_search(make_spec({"learning_rate": GRID["learning_rate"]}, sampler=sampler, num_samples=2))
+    with pytest.raises(
+        SpecError, match=r"num_samples 3, but the grid of stratum xent has 2 points; expected at most 2"
+    ):
+        check_search(make_spec({"learning_rate": GRID["learning_rate"]}, sampler=sampler, num_samples=3))
+    with pytest.raises(SpecError, match=r"found an interval from 0.001 to 0.1; expected choices only"):
+        check_search(
+            make_spec({"learning_rate": {"space": "loguniform", "lower": 1e-3, "upper": 0.1}}, sampler=sampler)
+        )
 
 
 def test_rungs_are_powers_below_the_steps_and_the_steps() -> None:

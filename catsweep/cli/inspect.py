@@ -11,7 +11,7 @@ from rich.table import Table
 from catsweep.cli.console import errors, output
 from catsweep.errors import CatsweepError, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
-from catsweep.space import check_guards
+from catsweep.space import check_search
 from catsweep.spec.load import load_sweep, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.tasks.examples import preview
@@ -22,7 +22,7 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
     """Print every problem, or three rendered rows of each task. Returns the exit code: 2 where anything is wrong."""
     try:
         sweep = load_sweep(file, overrides)
-        check_guards(sweep.spec)
+        check_search(sweep.spec)
     except SpecError as error:
         for problem in error.problems:
             errors.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)

@@ -47,7 +47,17 @@ class RandomSampler(Spec):
     seed: int = Field(0, description="Seed of the suggestions", ge=0)
 
 
-SamplerSpec = Annotated[TpeSampler | RandomSampler, Field(discriminator="type")]
+class GridSampler(Spec):
+    """Every combination of the space's choices once, in the order of the file; `num_samples` says how many of them.
+
+    The space holds no intervals, so that all strata try the same values.
+    """
+
+    type: Literal["grid"] = "grid"
+    seed: int = Field(0, description="Seed of the trials' weights and data order", ge=0)
+
+
+SamplerSpec = Annotated[TpeSampler | RandomSampler | GridSampler, Field(discriminator="type")]
 
 
 class AshaScheduler(Spec):

@@ -29,7 +29,7 @@ from catsweep.records import (
     write_json,
     write_record,
 )
-from catsweep.space import build_confirm, build_trial, check_guards, strata, training_tree
+from catsweep.space import build_confirm, build_trial, check_search, strata, training_tree
 from catsweep.spec.dimensions import Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
@@ -191,7 +191,7 @@ class Search:
             for task in sweep.tasks
             for stratum, tree in parts.items()
         }
-        check_guards(sweep.spec)
+        check_search(sweep.spec)
         for task, delta in guards(sweep.spec).items():
             for (name, stratum), study in self.studies.items():
                 if name == task and stratum != BASELINE:

@@ -16,10 +16,10 @@ from typing import Any
 import optuna
 
 from catsweep.errors import StorageError
-from catsweep.space import Place, Scalar, draw
+from catsweep.space import Place, Scalar, draw, grid_point
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Interval, Node
-from catsweep.spec.search import ObjectiveSpec, SamplerSpec, TpeSampler
+from catsweep.spec.search import GridSampler, ObjectiveSpec, SamplerSpec, TpeSampler
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def suggest(
     history: trials that ran or are running. Trials that diverged or failed are left out: they say nothing that a
     sampler could rank. The first trials, and all of a random search, do not look at the history.
     """
+    if isinstance(sampler, GridSampler):
+        return grid_point(tree, number)
     if not isinstance(sampler, TpeSampler) or number < sampler.num_startup_trials:
         return draw(tree, _Independent((sampler.seed, task, number)))
     seed = int(digest([sampler.seed, task, number]), 16) % 2**32
