@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.folds import Folds, cut_folds
 from catsweep.models import (
     Architecture,
     architecture_of,
@@ -20,7 +21,7 @@ from catsweep.models import (
     tokenizer_key,
 )
 from catsweep.spec.base import digest
-from catsweep.spec.model import AnyModel, FinetuneSpec, LargePretrained, LargeScratch, ScratchModel
+from catsweep.spec.model import AnyModel, LargePretrained, LargeScratch, ScratchModel
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import StoredExamples, load_examples
@@ -29,13 +30,15 @@ from catsweep.tasks.fingerprint import source_fingerprint
 
 @dataclass(frozen=True)
 class Inputs:
-    """A task's examples and tokeniser, and the keys of everything that is made from them."""
+    """A task's examples and tokeniser, and the keys of everything that is made from them. folds: of the training
+    examples, where the signal is cross-fitted."""
 
     examples: dict[str, StoredExamples]
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
     distribution: DistributionSpec | None
     keys: dict[str, str | None]
+    folds: Folds | None = None
 
     def folders(self, root: Path) -> dict[str, Path]:
         """The folder of each key."""
@@ -47,13 +50,17 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
     examples = read_examples(task, spec, root=root)
     tokenizer, architecture = tokenizer_of_pair(spec, [examples])
     key = data_key(task, spec, tokenizer, architecture)
-    return make_inputs(task, spec, examples, tokenizer, architecture, key, large_key(spec, key))
+    finetune = spec.large.finetune
+    num_folds = finetune.cross_fit if finetune else None
+    folds = cut_folds(examples["train"].column("group"), num_folds, task.task) if num_folds else None
+    return make_inputs(task, spec, examples, tokenizer, architecture, key, large_key(spec, key), folds=folds)
 
 
 def read_examples(
     task: TaskSpec, spec: SweepSpec, *, root: Path, with_sources: bool = False
 ) -> dict[str, StoredExamples]:
-    """A task's examples; where the large model is fine-tuned, the split `large_train` holds its part of train."""
+    """A task's examples; where groups are held out from the large model, the split `large_train` holds its part of
+    train."""
     examples = load_examples(
         task,
         max_train_rows=spec.data.max_train_rows,
@@ -63,7 +70,8 @@ def read_examples(
         verify=spec.data.verify,
         with_sources=with_sources,
     )
-    return hold_out(examples, spec.large.finetune) if spec.large.finetune else examples
+    share = spec.large.finetune.holdout if spec.large.finetune else None
+    return hold_out(examples, share) if share else examples
 
 
 def data_key(task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> str:
@@ -79,8 +87,15 @@ def data_key(task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase
 
 
 def large_key(spec: SweepSpec, data: object) -> str:
-    """The key of the large model as it is used on a task. data: key of what it may be fine-tuned on."""
-    return digest([1, data, model_key(spec.large)])
+    """The key of the large model that answers a task's queries. data: key of what it may be fine-tuned on.
+
+    Trained on all groups it is the same model wherever the signal comes from.
+    """
+    large, finetune = spec.large, spec.large.finetune
+    if finetune is not None and finetune.holdout is None:
+        alone = finetune.model_copy(update={"cross_fit": None, "unseen_signal": True})
+        large = large.model_copy(update={"finetune": alone})
+    return digest([1, data, model_key(large)])
 
 
 def make_inputs(
@@ -92,21 +107,23 @@ def make_inputs(
     data: str,
     large: str,
     opinions: str | None = None,
+    folds: Folds | None = None,
 ) -> Inputs:
     """Inputs with all keys. data, large: keys of the token ids and of the large model. opinions: what the large model's
     pass and answers on them depend on; default: `large`, which for a task depends on the data."""
     distribution = spec.distribution if needs_distribution(spec) else None
     opinions = opinions or large
+    signal: list[object] = [opinions, distribution.to_json() if distribution else None]
     keys = {
         "data": data,
         "large": large if spec.large.finetune else None,
-        "signal": digest([opinions, distribution.to_json() if distribution else None]),
+        "signal": digest([*signal, {"cross_fit": len(folds)}] if folds else signal),
         "answers": digest([opinions, [metric.cache_key() for metric in task.metric_list], task.normalize]),
     }
-    return Inputs(examples, tokenizer, architecture, distribution, keys)
+    return Inputs(examples, tokenizer, architecture, distribution, keys, folds)
 
 
-def hold_out(examples: dict[str, StoredExamples], finetune: FinetuneSpec) -> dict[str, StoredExamples]:
+def hold_out(examples: dict[str, StoredExamples], share: float) -> dict[str, StoredExamples]:
     """Cut the training groups in two: `large_train` for the large model, `train` for every small one.
 
     A group goes by a hash of its key, so that no group lies on both sides.
@@ -114,7 +131,7 @@ def hold_out(examples: dict[str, StoredExamples], finetune: FinetuneSpec) -> dic
 
     def is_held_out(group: str) -> bool:
         value = int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest(), "big")
-        return value < finetune.holdout * 2**64
+        return value < share * 2**64
 
     train = examples["train"]
     held = np.array([is_held_out(group) for group in train.column("group")], dtype=bool)

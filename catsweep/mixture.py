@@ -14,13 +14,14 @@ import numpy as np
 
 from catsweep.cascade.metrics import metric_of
 from catsweep.errors import DataError
+from catsweep.folds import Folds, cut_folds, hide_leaks
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, tokenizer_of_pair
 from catsweep.mixing import leaking
 from catsweep.models import model_key
 from catsweep.prepare import (
     EVALUATION_SPLITS,
     LargeModel,
-    barrier,
+    cross_fit_signals,
     prepare_task,
     prepared_path,
     refuse_other_data,
@@ -33,7 +34,7 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import StoredExamples
 from catsweep.tasks.fingerprint import unit_fingerprint
-from catsweep.train import MixedData, current_workers
+from catsweep.train import MixedData, barrier, current_workers
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class MixtureInputs:
 
     num_dropped: training examples of each that were left out, by split (see `drop_leaks`). rates: shares in the small
     models' batches. large_rates: shares in the large model's, None where it is used as it is. keys: of all members
-    together.
+    together. num_hidden: what cross-fitting leaves out (see folds.hide_leaks): examples of each member, by fold.
     """
 
     inputs: dict[str, Inputs]
@@ -50,6 +51,7 @@ class MixtureInputs:
     rates: dict[str, float]
     large_rates: dict[str, float] | None
     keys: dict[str, str | None]
+    num_hidden: dict[str, list[int]]
 
 
 def prepare_unit(task: TaskSpec | MixtureSpec, spec: SweepSpec, *, root: Path) -> dict[str, Any]:
@@ -76,27 +78,40 @@ def read_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Mixtur
     data_keys = {
         name: digest([key, dropped[name]]) if any(dropped[name].values()) else key for name, key in data_keys.items()
     }
-    sizes = {
-        split: [len(splits[split]) for splits in kept.values()]
-        for split in ("train", "large_train")
-        if spec.large.finetune or split == "train"
-    }
+    finetune = spec.large.finetune
+    folds = cut_members(kept, finetune.cross_fit) if finetune and finetune.cross_fit else {}
+    large_split = finetune.train_split if finetune else "train"
+    sizes = {split: [len(splits[split]) for splits in kept.values()] for split in ("train", large_split)}
     rates = {
         split: dict(zip(kept, sampling_rates(mixture.sampling, found), strict=True)) for split, found in sizes.items()
     }
-    finetuned_on = [data_keys, rates["large_train"]] if spec.large.finetune else None
+    finetuned_on = [data_keys, rates[large_split]] if finetune else None
     inputs = {}
     for task in mixture.members:
         key = data_keys[task.task]
         large = large_key(spec, finetuned_on or key)
         opinions = digest([large, key]) if finetuned_on else large
-        inputs[task.task] = make_inputs(task, spec, kept[task.task], tokenizer, architecture, key, large, opinions)
+        inputs[task.task] = make_inputs(
+            task, spec, kept[task.task], tokenizer, architecture, key, large, opinions, folds.get(task.task)
+        )
     keys: dict[str, str | None] = {
         name: digest([item.keys[name] for item in inputs.values()]) for name in ("data", "signal", "answers")
     }
     keys["large"] = large_key(spec, finetuned_on) if finetuned_on else None
     num_dropped = {name: {split: len(ids) for split, ids in found.items()} for name, found in dropped.items()}
-    return MixtureInputs(inputs, num_dropped, rates["train"], rates.get("large_train"), keys)
+    num_hidden = {name: found.hidden.sum(axis=1).tolist() for name, found in folds.items()}
+    large_rates = rates[large_split] if finetune else None
+    return MixtureInputs(inputs, num_dropped, rates["train"], large_rates, keys, num_hidden)
+
+
+def cut_members(members: dict[str, dict[str, StoredExamples]], num_folds: int) -> dict[str, Folds]:
+    """The folds of each member's training examples: cut by group, and the model of a fold sees no source text that any
+    member shows in that fold."""
+    folds = {name: cut_folds(splits["train"].column("group"), num_folds, name) for name, splits in members.items()}
+    sources = {
+        name: [frozenset(keys) for keys in splits["train"].column("sources")] for name, splits in members.items()
+    }
+    return hide_leaks(folds, sources)
 
 
 def drop_leaks(
@@ -146,12 +161,16 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
     large = LargeModel(spec.large, first.tokenizer, first.architecture, workers)
     weights = first.folders(root).get("large")
     if spec.large.finetune is not None and weights is not None and mixed.large_rates is not None:
-        parts = tuple(large.training_data(found.tokens("large_train")) for found in data.values())
-        large.finetune_once(MixedData(parts, tuple(mixed.large_rates.values())), spec.large.finetune, weights)
+        split, shares = spec.large.finetune.train_split, tuple(mixed.large_rates.values())
+        parts = tuple(large.training_data(found.tokens(split)) for found in data.values())
+        large.finetune_once(MixedData(parts, shares), spec.large.finetune, weights)
+        pairs = [(data[name], inputs) for name, inputs in mixed.inputs.items()]
+        cross_fit_signals(pairs, spec, root=root, rates=shares, workers=workers)
     facts = {}
     for task in mixture.members:
         facts[task.task] = large.judge(data[task.task], task, spec, mixed.inputs[task.task], weights, root=root) | {
             "num_dropped": mixed.num_dropped[task.task],
+            **({"num_hidden": mixed.num_hidden[task.task]} if mixed.num_hidden else {}),
             "rate": mixed.rates[task.task],
         }
         if workers.rank == 0:

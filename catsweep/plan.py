@@ -61,8 +61,9 @@ class TaskPlan:
     """One task's or mixture's part of a sweep: estimates, with all trials trained to their last step.
 
     Token counts are means over some training examples, cut at the sweep's limits; choice tokens are those of all choices
-    of an example. disk_bytes: what is there at the end, MLflow's database and artifacts included. While it is fine-tuned,
-    the large model's checkpoint takes disk_bytes_large_checkpoint more, and each trial in flight
+    of an example. flops_folds: fine-tuning the fold models of a cross-fitted signal, which `holdout` would not need; their
+    passes together are one pass. disk_bytes: what is there at the end, MLflow's database and artifacts included. While
+    it is fine-tuned, the large model's checkpoint takes disk_bytes_large_checkpoint more, and each trial in flight
     disk_bytes_trial_checkpoint.
     """
 
@@ -80,6 +81,7 @@ class TaskPlan:
     flops_search: float
     flops_confirm: float
     flops_large_finetune: float
+    flops_folds: float
     flops_large_pass: float
     disk_bytes: float
     disk_bytes_large_checkpoint: float
@@ -90,7 +92,8 @@ class TaskPlan:
     @property
     def flops(self) -> float:
         """All FLOPs of the task."""
-        return self.flops_search + self.flops_confirm + self.flops_large_finetune + self.flops_large_pass
+        large = self.flops_large_finetune + self.flops_folds + self.flops_large_pass
+        return self.flops_search + self.flops_confirm + large
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,8 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         )
 
     training, finetune = spec.training, spec.large.finetune
+    finetuned = steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0
+    num_folds = (finetune.cross_fit or 0) if finetune else 0
     run = steps_flops(small, training.steps, training.batch_size)
     num_search = num_strata * spec.search.num_samples
     num_confirm = num_strata * spec.search.confirm_seeds
@@ -200,7 +205,8 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         mean_choice_tokens=float(rates @ [found.choices.sum().mean() for found in tokens]),
         flops_search=num_search * run + evaluated,
         flops_confirm=num_confirm * (run + answer_flops(small, EVALUATION_SPLITS)),
-        flops_large_finetune=steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0,
+        flops_large_finetune=finetuned,
+        flops_folds=num_folds * finetuned,
         flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + signed,
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
         + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),

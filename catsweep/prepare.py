@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from catsweep.cascade.metrics import Metric, metric_of
+from catsweep.crossfit import Folded, cross_fit
 from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
+from catsweep.folds import IntArray
 from catsweep.inputs import Inputs, read_inputs
 from catsweep.models import (
     Architecture,
@@ -38,17 +41,27 @@ from catsweep.models import (
     model_shape,
     position_limit,
 )
-from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
+from catsweep.records import MANIFEST, building, held, is_complete, read_json, read_rows, write_json, write_rows
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec, XentLoss
 from catsweep.tasks.fingerprint import source_fingerprint, unit_fingerprint
-from catsweep.teacher import SignalArrays, teacher_pass
-from catsweep.train import MixedData, TrainingData, Workers, current_workers, peak_memory_bytes, train
+from catsweep.teacher import SignalArrays, target_places, teacher_pass
+from catsweep.train import (
+    MixedData,
+    TrainingData,
+    Workers,
+    barrier,
+    current_workers,
+    first_rank_says,
+    peak_memory_bytes,
+    train,
+)
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
+HELD_OUT = "large_right_share_validation"
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,9 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     folders = inputs.folders(root)
     weights = folders.get("large")
     if spec.large.finetune is not None and weights is not None:
-        large.finetune_once(large.training_data(data.tokens("large_train")), spec.large.finetune, weights)
+        finetune = spec.large.finetune
+        large.finetune_once(large.training_data(data.tokens(finetune.train_split)), finetune, weights)
+        cross_fit_signals([(data, inputs)], spec, root=root, rates=None, workers=workers)
     facts = large.judge(data, task, spec, inputs, weights, root=root)
     if workers.rank == 0:
         write_json(path, facts)
@@ -141,15 +156,57 @@ def write_data(inputs: Inputs, task: TaskSpec, spec: SweepSpec, *, root: Path, w
     return data
 
 
+def cross_fit_signals(
+    unit: Sequence[tuple[TaskData, Inputs]],
+    spec: SweepSpec,
+    *,
+    root: Path,
+    rates: Sequence[float] | None,
+    workers: Workers,
+) -> None:
+    """Make the signals of a task, or of the members of a mixture, where the sweep asks for cross-fitted ones."""
+    finetune, first = spec.large.finetune, unit[0][1]
+    folded = [
+        Folded(data.tokens("train"), inputs.folds, inputs.folders(root)["signal"])
+        for data, inputs in unit
+        if inputs.folds is not None
+    ]
+    if not folded or finetune is None:
+        return
+    cross_fit(
+        folded,
+        lambda: LargeModel(spec.large, first.tokenizer, first.architecture, workers),
+        finetune,
+        large=first.folders(root)["large"].name,
+        rates=rates,
+        distribution=first.distribution,
+        batch_size=spec.resources.evaluation_batch_size,
+        workers=workers,
+    )
+
+
 def signal_summary(folder: Path) -> dict[str, float]:
-    """How often the large model gets a training target right, and the stored bytes a target token."""
+    """How often the large model gets a training target right, and the stored bytes a target token; also how often it gets
+    a validation target right where the signal is that on data which it was trained on."""
     rank = np.load(folder / "rank.npy", mmap_mode="r")
     files = [np.load(path, mmap_mode="r") for path in folder.glob("*.npy")]
     return {
         "num_target_tokens": len(rank),
         "large_right_share": float(np.mean(rank == 0)),
         "bytes_a_token": sum(array.nbytes for array in files) / max(1, len(rank)),
+        **{name: value for name, value in read_json(folder / MANIFEST)["facts"].items() if name == HELD_OUT},
     }
+
+
+def optimism(task: str, summary: dict[str, float]) -> list[str]:
+    """A line that says how much better the large model is on its own training targets, where the signal is that."""
+    if HELD_OUT not in summary:
+        return []
+    return [
+        f"{task}: large.finetune.unseen_signal is false, so the signal is L's on targets that it was trained on: there it "
+        f"gets {summary['large_right_share']:.1%} of the target tokens right, on validation {summary[HELD_OUT]:.1%}. "
+        "Filters see a model that does not exist in use; holdout and cross_fit give its opinion on unseen data"
+    ]
 
 
 def task_metrics(task: TaskSpec) -> dict[str, Metric]:
@@ -213,20 +270,12 @@ def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> 
 
 def is_missing(folder: Path, workers: Workers) -> bool:
     """Whether a folder has to be made, as the first rank sees it: another sweep may finish it at any time."""
-    answer = [workers.rank == 0 and not is_complete(folder)]
-    if workers.size > 1:
-        dist.broadcast_object_list(answer)
-    return answer[0]
-
-
-def barrier(workers: Workers) -> None:
-    """Wait for all ranks."""
-    if workers.size > 1:
-        dist.barrier()
+    return first_rank_says(workers.rank == 0 and not is_complete(folder), workers)
 
 
 def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase) -> None:
-    splits = ("train", *EVALUATION_SPLITS, *(("large_train",) if spec.large.finetune else ()))
+    finetune = spec.large.finetune
+    splits = dict.fromkeys(("train", *EVALUATION_SPLITS, finetune.train_split if finetune else "train"))
     for name, model in (("small", spec.small), ("large", spec.large)):
         limit = position_limit(load_config(model, tokenizer))
         for split in splits:
@@ -271,9 +320,9 @@ class LargeModel:
             self._module.choose_path(few)
         return self._module
 
-    def training_data(self, tokens: TokenSplit) -> TrainingData:
-        """A split as the large model trains on it."""
-        return TrainingData(tokens, None, self.architecture, self.pad_id, self.start_id)
+    def training_data(self, tokens: TokenSplit, only: IntArray | None = None) -> TrainingData:
+        """A split, or its examples `only`, as the large model trains on it."""
+        return TrainingData(tokens, None, self.architecture, self.pad_id, self.start_id, only)
 
     def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
         """Train on the large model's part, where that has not been done; interrupted, it goes on from its checkpoint."""
@@ -289,7 +338,11 @@ class LargeModel:
         """The large model's signal and answers where they are missing; returns facts about the task."""
         folders = inputs.folders(root)
         batch_size = spec.resources.evaluation_batch_size
-        self.sign(data.tokens("train"), inputs.distribution, folders["signal"], weights, batch_size)
+        seen = self.spec.finetune is not None and not self.spec.finetune.unseen_signal
+        held_out = data.tokens("validation") if seen else None
+        train = data.tokens("train")
+        self.sign(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
+        summary = signal_summary(folders["signal"])
         self.answer(data, task, folders["answers"], weights, batch_size)
         return {
             "keys": inputs.keys,
@@ -298,8 +351,8 @@ class LargeModel:
             "small": model_key(spec.small),
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
-            "signal": signal_summary(folders["signal"]),
-            "warnings": data.warnings(task.task),
+            "signal": summary,
+            "warnings": [*data.warnings(task.task), *optimism(task.task, summary)],
             "peak_memory_bytes": peak_memory_bytes(),
         }
 
@@ -334,26 +387,40 @@ class LargeModel:
         folder: Path,
         weights: Path | None,
         batch_size: int,
+        *,
+        only: IntArray | None = None,
+        held_out: TokenSplit | None = None,
     ) -> None:
-        """The pass over the small models' training targets, shared among the ranks."""
+        """The pass over the small models' training targets, shared among the ranks.
+
+        only: keep the signal of these examples alone. held_out: targets on which the manifest notes how often the model
+        is right, beside those that it has seen.
+        """
         if not is_missing(folder, self.workers):
             return
-        arrays = teacher_pass(
-            self.module(weights, self.training_data(tokens)),
-            tokens,
-            architecture=self.architecture,
-            pad_id=self.pad_id,
-            start_id=self.start_id,
-            distribution=distribution,
-            vocab_size=len(self.tokenizer),
-            batch_size=batch_size,
-            seed=0,
-            device=self.workers.device,
-            share=(self.workers.rank, self.workers.size),
-        )
-        sum_shares(arrays, self.workers)
+
+        def look(tokens: TokenSplit, distribution: DistributionSpec | None) -> SignalArrays:
+            arrays = teacher_pass(
+                self.module(weights, self.training_data(tokens)),
+                tokens,
+                architecture=self.architecture,
+                pad_id=self.pad_id,
+                start_id=self.start_id,
+                distribution=distribution,
+                vocab_size=len(self.tokenizer),
+                batch_size=batch_size,
+                seed=0,
+                device=self.workers.device,
+                share=(self.workers.rank, self.workers.size),
+                only=only,
+            )
+            sum_shares(arrays, self.workers)
+            return arrays if only is None else arrays.take(target_places(tokens, only))
+
+        arrays = look(tokens, distribution)
+        facts = {} if held_out is None else {HELD_OUT: float(np.mean(look(held_out, None).rank == 0))}
         if self.workers.rank == 0:
-            with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
+            with building(folder, distribution=distribution.to_json() if distribution else None, **facts) as temporary:
                 arrays.save(temporary)
         barrier(self.workers)
 

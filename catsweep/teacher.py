@@ -37,11 +37,21 @@ class SignalArrays:
     ids: NDArray[Any] | None = None
     weights: NDArray[np.float16] | None = None
 
+    def take(self, places: NDArray[np.int64]) -> SignalArrays:
+        """The signal of some target tokens."""
+        return SignalArrays(**{name: None if array is None else array[places] for name, array in vars(self).items()})
+
     def save(self, folder: Path) -> None:
         """Write one .npy file an array."""
         for name, array in vars(self).items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array)
+
+
+def read_arrays(folder: Path) -> SignalArrays:
+    """The signal of a folder as it was stored, memory-mapped."""
+    paths = {path.stem: path for path in folder.glob("*.npy")}
+    return SignalArrays(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
 
 
 def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
@@ -76,12 +86,14 @@ def teacher_pass(
     seed: int,
     device: torch.device,
     share: tuple[int, int] = (0, 1),
+    only: NDArray[np.int64] | None = None,
 ) -> SignalArrays:
     """The large model's opinion on every target token of `data`, in the order of data.targets.ids.
 
     vocab_size: entries of the distribution are taken below it, so that they exist for the small model too.
     share: (index, number of shares). This call takes every so manieth batch and leaves zeros elsewhere, so that the sum
     of all shares is the whole, to the bit: batches and draws do not depend on the number of shares.
+    only: indices of the examples to look at; the targets of all others keep zeros.
     """
     module.eval()
     num_targets = int(data.targets.offsets[-1])
@@ -93,13 +105,14 @@ def teacher_pass(
     ids = np.zeros((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
     weights = np.zeros((num_targets, entries), dtype=np.float16)
     generator = torch.Generator(device=device)
-    by_length = np.argsort(data.prompts.lengths + data.targets.lengths, kind="stable")
+    lengths = data.prompts.lengths + data.targets.lengths
+    by_length = np.argsort(lengths, kind="stable") if only is None else only[np.argsort(lengths[only], kind="stable")]
     index, num_shares = share
-    for start in range(index * batch_size, len(data), num_shares * batch_size):
+    for start in range(index * batch_size, len(by_length), num_shares * batch_size):
         generator.manual_seed(int(np.random.default_rng([seed, start]).integers(2**63)))
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
-        where = np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])
+        where = target_places(data, indices)
         for part, logits_NV in module.in_parts(batch):
             here, target_ids_N = where[part], batch.target_ids_N[part]
             rank[here] = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
@@ -115,6 +128,11 @@ def teacher_pass(
                     ids[here] = drawn.cpu().numpy()
     sampled = distribution is not None and distribution.kind == "sampled"
     return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
+
+
+def target_places(data: TokenSplit, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the target tokens of some examples stand in data.targets.ids."""
+    return np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])
 
 
 def target_rank(logits_NV: Tensor, target_ids_N: Tensor) -> Tensor:

@@ -56,6 +56,20 @@ def current_workers() -> Workers:
     return Workers(0, 1, device)
 
 
+def barrier(workers: Workers) -> None:
+    """Wait for all ranks."""
+    if workers.size > 1:
+        dist.barrier()
+
+
+def first_rank_says(value: bool, workers: Workers) -> bool:
+    """What the first rank found; another one may look at storage a moment later and see something else."""
+    answer = [value]
+    if workers.size > 1:
+        dist.broadcast_object_list(answer)
+    return answer[0]
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held so far: the GPU's where there is one, else its resident memory.
 
@@ -69,19 +83,23 @@ def peak_memory_bytes() -> int:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on: a split's tokens, the large model's signal where the loss needs it, and how to pad."""
+    """What a run trains on: a split's tokens, the large model's signal where the loss needs it, and how to pad.
+
+    only: the examples of the split that it trains on, int64; None: all of them.
+    """
 
     tokens: TokenSplit
     teacher: TeacherSignal | None
     architecture: Architecture
     pad_id: int
     start_id: int | None
+    only: NDArray[np.int64] | None = None
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """A micro-batch of the examples `indices`."""
         return collate(
             self.tokens,
-            indices,
+            self.places(indices),
             architecture=self.architecture,
             pad_id=self.pad_id,
             start_id=self.start_id,
@@ -90,14 +108,19 @@ class TrainingData:
 
     def order(self, batch_size: int, seed: int) -> BatchOrder:
         """The examples of every step."""
-        return BatchOrder(len(self.tokens), batch_size, seed)
+        return BatchOrder(len(self), batch_size, seed)
+
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the examples `indices` of this run stand in the split."""
+        return indices if self.only is None else self.only[indices]
 
     def mean_lengths(self) -> tuple[float, float]:
         """Mean number of prompt and of target tokens."""
-        return float(self.tokens.prompts.lengths.mean()), float(self.tokens.targets.lengths.mean())
+        places = self.places(np.arange(len(self)))
+        return float(self.tokens.prompts.lengths[places].mean()), float(self.tokens.targets.lengths[places].mean())
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.tokens) if self.only is None else len(self.only)
 
 
 @dataclass(frozen=True)
@@ -118,7 +141,7 @@ class MixedData:
             if (member == number).any()
         ]
         return collate_parts(
-            [(part.tokens, local, part.teacher) for part, local in chosen],
+            [(part.tokens, part.places(local), part.teacher) for part, local in chosen],
             architecture=first.architecture,
             pad_id=first.pad_id,
             start_id=first.start_id,

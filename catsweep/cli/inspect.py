@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -14,8 +15,12 @@ from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_search
 from catsweep.spec.load import load_sweep, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
+from catsweep.spec.model import FinetuneSpec
 from catsweep.tasks.examples import preview
 from catsweep.tasks.stats import task_stats
+
+if TYPE_CHECKING:
+    from catsweep.plan import TaskPlan
 
 
 def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> int:
@@ -112,6 +117,7 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
     for task in plan.tasks:
         shares = {
             "large model": task.flops_large_finetune,
+            **({"its fold models": task.flops_folds} if task.flops_folds else {}),
             "its pass": task.flops_large_pass,
             "search": task.flops_search,
         }
@@ -123,6 +129,8 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
             f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
             f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
+        for line in _signal_notes(task, sweep.spec.large.finetune):
+            output.print(f"{task.task}: {line}", markup=False, highlight=False, soft_wrap=True)
         for member in task.members:
             of_large = (
                 f", and {member.num_dropped_large:,} of the large model's part that stand in another member's part for S"
@@ -135,6 +143,22 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
     return code
+
+
+def _signal_notes(task: TaskPlan, finetune: FinetuneSpec | None) -> list[str]:
+    """What another way to the large model's signal costs beside `holdout`."""
+    if finetune is None or finetune.holdout is not None:
+        return []
+    if finetune.cross_fit is None:
+        return [
+            "unseen_signal: false: the signal is L's on its own training targets, far better than L is in use; preparing "
+            "measures by how much"
+        ]
+    rest = task.flops - task.flops_folds
+    return [
+        f"cross_fit: {finetune.cross_fit} trains L {finetune.cross_fit + 1} times instead of once: {task.flops_folds:.1e} "
+        f"FLOPs of accelerator work more than holdout's {rest:.1e} ({task.flops_folds / rest:+.0%})"
+    ]
 
 
 def _size(num_bytes: float) -> str:

@@ -120,8 +120,14 @@ def _mixtures(folder: Path, summary: Json) -> list[tuple[str, str]]:
 def _finetune(finetune: Json | None) -> str:
     if finetune is None:
         return ", used as it is"
-    share = percent(finetune["holdout"])
-    return f", fine-tuned for {finetune['steps']} steps on each task; {share} of the training groups are kept from it for S"
+    text = f", fine-tuned for {finetune['steps']} steps on each task; "
+    if "holdout" in finetune:
+        return f"{text}{percent(finetune['holdout'])} of the training groups are kept from it for S"
+    if "cross_fit" in finetune:
+        return (
+            f"{text}its signal is cross-fitted with {finetune['cross_fit']} fold models; it and S train on all groups"
+        )
+    return f"{text}its signal is that on targets which it was trained on, better than it is in use"
 
 
 def amount(value: float) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
-from catsweep.spec.base import Json, Spec
+from catsweep.spec.base import Json, Mismatch, Spec
 
 
 class ByteTokenizer(Spec):
@@ -55,20 +55,65 @@ class FinetuneSpec(Spec):
     """How the large model is trained on the task before its pass.
 
     It trains a fixed number of steps; none of its checkpoints is chosen on validation. Its predictions on data that it
-    was trained on are useless as a filter, so it trains on one part of the training groups and every small model on
-    the other.
+    was trained on are useless as a filter. So it trains on one part of the training groups and every small model on the
+    other (`holdout`), or the signal of each part comes from a model that was trained on the other parts (`cross_fit`).
     """
 
     steps: int = Field(description="Optimiser steps", ge=1)
     learning_rate: float = Field(description="Peak learning rate", gt=0, le=1)
     batch_size: int = Field(32, description="Examples a step over all workers", ge=1)
-    holdout: float = Field(
-        0.5,
-        description="Share of the training groups kept from the large model; the small ones train on it",
+    holdout: float | None = Field(
+        None,
+        description="Share of the training groups kept from the large model; the small ones train on it. Default: 0.5, "
+        "unless cross_fit or unseen_signal is given",
         gt=0,
         lt=1,
     )
+    cross_fit: int | None = Field(
+        None,
+        description="Instead of holdout: so many fold models, each trained on the other folds' groups, give the signal; "
+        "the large model that answers, and every small one, train on all groups",
+        ge=2,
+        le=100,
+    )
+    unseen_signal: bool = Field(
+        True,
+        description="false, instead of holdout: the signal is the large model's on the very targets that it was trained "
+        "on. Useless as a filter; there to show by how much",
+    )
     seed: int = Field(0, description="Seed of weights and data order", ge=0)
+
+    @property
+    def train_split(self) -> str:
+        """The split that the large model which answers trains on."""
+        return "train" if self.holdout is None else "large_train"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_half_out(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("unseen_signal", True) in (False, "false"):
+            return data
+        given = data.get("holdout") is not None or data.get("cross_fit") is not None
+        return data if given else {**data, "holdout": 0.5}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> FinetuneSpec:
+        found = [f"{name}: {value}" for name in ("holdout", "cross_fit") if (value := getattr(self, name)) is not None]
+        found += [] if self.unseen_signal else ["unseen_signal: false"]
+        if len(found) > 1:
+            raise Mismatch(
+                found=" and ".join(found),
+                expected="one way to a signal on unseen data; remove one (on a command line: large.finetune.holdout=null)",
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_the_way_taken(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """Settings that are not in use are left out, so that they change no key."""
+        data: Json = handler(self)
+        unused = [name for name in ("holdout", "cross_fit") if data[name] is None]
+        unused += ["unseen_signal"] if self.unseen_signal else []
+        return {name: value for name, value in data.items() if name not in unused}
 
 
 class LargePretrained(PretrainedModel):
