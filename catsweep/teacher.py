@@ -39,7 +39,9 @@ class SignalArrays:
 
     def take(self, places: NDArray[np.int64]) -> SignalArrays:
         """The signal of some target tokens."""
-        return SignalArrays(**{name: None if array is None else array[places] for name, array in vars(self).items()})
+        ids = None if self.ids is None else self.ids[places]
+        weights = None if self.weights is None else self.weights[places]
+        return SignalArrays(self.rank[places], self.logprob[places], ids, weights)
 
     def save(self, folder: Path) -> None:
         """Write one .npy file an array."""
