@@ -7,6 +7,8 @@ rules.py       deferral rules: signals -> uncertainty, high defers
 metrics/       answers -> statistics -> quality of any mix of answers
 cost.py        token counts -> FLOPs
 curve.py       the n+1 points of a cascade, and what is read off them
+chain.py       chains of more than two models: the front of cost and quality over all thresholds
+chain_compare.py  a chain beside its pairs and single models at given costs
 lines.py       the lines beside a cascade: oracle, random, a router
 confidence.py  how well the uncertainty knows where the small model is wrong
 student.py     Student's t distribution
