@@ -107,9 +107,9 @@ def _points_of(
         else:
             rows, paid = test.statistics[chosen[0]], test.cost[chosen[0]]
             quality = test.metric.quality(rows)
-        sums = np.stack(
-            [np.bincount(group_of_row, weights=column) for column in np.asarray(rows, dtype=np.float64).T], 1
-        )
+        columns = np.asarray(rows, dtype=np.float64).T
+        by_group = [np.bincount(group_of_row, weights=column) for column in columns]
+        sums = np.stack(by_group, axis=1).astype(np.float64)
         cost = float(paid.mean()) / unit_test
         points.append((ChainPoint(name, len(chosen), share, known, thresholds, quality, cost, nothing, is_exact), sums))
     return points
