@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -14,6 +15,7 @@ def two_sided_p(t: float, degrees: float) -> float:
     return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
 
 
+@functools.cache
 def two_sided_quantile(confidence: float, degrees: float) -> float:
     """The t with |T| <= t at a chance of `confidence`, in (0, 1); by bisection of `two_sided_p`."""
     low, high = 0.0, 1.0

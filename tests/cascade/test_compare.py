@@ -8,14 +8,18 @@ from catsweep.cascade.compare import (
     Interval,
     System,
     bootstrap_curves,
+    half_width,
     holm,
     macro_difference,
+    mean_interval,
+    mean_ranks,
     percentile_interval,
     task_difference,
 )
 from catsweep.cascade.curve import audc, cascade_curve
 from catsweep.cascade.order import hash_ids
 from catsweep.cascade.resample import group_counts
+from catsweep.cascade.student import two_sided_quantile
 
 from .example import Rows, random_rows
 
@@ -133,9 +137,38 @@ def test_a_task_adds_the_variance_of_examples_and_of_seeds() -> None:
     assert result.value == pytest.approx(0.3)
     assert result.example_variance == pytest.approx(example)
     assert result.seed_variance == pytest.approx(seed)
-    assert result.upper - result.value == pytest.approx(4.30265 * math.sqrt(example + seed), rel=1e-5)
-    t = 0.3 / math.sqrt(example + seed)
-    assert result.p_value == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    half = math.sqrt(1.959964**2 * example + 4.302653**2 * seed)
+    assert result.upper - result.value == pytest.approx(half, rel=1e-5)
+    assert result.value - result.lower == pytest.approx(half, rel=1e-5)
+
+
+def test_p_is_the_level_at_which_the_interval_ends_at_zero() -> None:
+    example = np.array([[0.1, 0.3]])  # variance 0.02
+    for seeds in ([0.3, 0.5], [0.35, 0.4, 0.6], [0.2, 0.21, 0.19, 0.2]):
+        result = task_difference(seeds, np.repeat(example, len(seeds), axis=0))
+        p, degrees = result.p_value, len(seeds) - 1
+        t, z = two_sided_quantile(1 - p, degrees), two_sided_quantile(1 - p, math.inf)
+        assert result.seed_variance is not None
+        assert z**2 * 0.02 + t**2 * result.seed_variance == pytest.approx(np.mean(seeds) ** 2, rel=1e-6)
+    only_seeds = task_difference([0.1, 0.2, 0.6], np.zeros((3, 5)))
+    t = 0.3 / math.sqrt(np.var([0.1, 0.2, 0.6], ddof=1) / 3)
+    assert only_seeds.p_value == pytest.approx(1 - t / math.sqrt(2 + t * t))  # Student's t with 2 degrees, closed form
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("seed_share", [0.0, 0.3, 0.7, 1.0])
+def test_the_interval_of_a_task_holds_the_truth_in_95_of_100_cases_or_a_little_more(
+    num_seeds: int, seed_share: float
+) -> None:
+    """Simulated: an example effect that all seeds share, and an effect of each seed. Were Student's t taken on the whole,
+    two seeds would hold the truth always; with Satterthwaite's degrees, in 87%."""
+    random = np.random.default_rng([num_seeds, round(10 * seed_share)])
+    example = math.sqrt(1 - seed_share) * random.normal(size=(5_000, 1))
+    values = example + math.sqrt(seed_share * num_seeds) * random.normal(size=(5_000, num_seeds))
+    seed_variances = values.var(axis=1, ddof=1) / num_seeds
+    halves = [half_width(1 - seed_share, variance, num_seeds) for variance in seed_variances.tolist()]
+    held = np.mean(np.abs(values.mean(axis=1)) <= halves)
+    assert 0.94 <= held <= 0.99  # three standard errors are 0.009
 
 
 def test_one_seed_gives_an_interval_of_the_examples_alone() -> None:
@@ -151,9 +184,10 @@ def test_kinds_weigh_equally_then_tasks() -> None:
     result = macro_difference(["b", "a", "a", "a"], [0.9, 0.1, 0.2, 0.3], num_resamples=4_000)
     assert result.by_kind == pytest.approx({"a": 0.2, "b": 0.9})
     assert result.value == pytest.approx(0.55)
-    assert result.lower == pytest.approx(0.2, abs=0.06)  # both draws are kind a, in 1 of 4
-    assert result.upper == 0.9  # both draws are kind b, in 1 of 4
-    assert result.p_value == pytest.approx(2 / 4_001)
+    factor = math.sqrt(2) * 12.7062 / 1.959964
+    assert result.lower == pytest.approx(0.55 - 0.35 * factor, abs=0.06 * factor)  # both draws are kind a, in 1 of 4
+    assert result.upper == pytest.approx(0.55 + 0.35 * factor)  # both draws are kind b, in 1 of 4
+    assert result.p_value == pytest.approx(0.5, abs=0.03)  # kind a twice puts the stretched draw below 0
 
 
 def test_a_macro_bootstrap_equals_a_loop() -> None:
@@ -165,8 +199,9 @@ def test_a_macro_bootstrap_equals_a_loop() -> None:
         for _ in range(4_000)
     ]
     result = macro_difference(kinds, values)
-    assert result.lower == pytest.approx(np.quantile(draws, 0.025), abs=0.006)
-    assert result.upper == pytest.approx(np.quantile(draws, 0.975), abs=0.006)
+    draws = result.value + math.sqrt(3 / 2) * 4.302653 / 1.959964 * (np.array(draws) - result.value)
+    assert result.lower == pytest.approx(np.quantile(draws, 0.025), abs=0.016)
+    assert result.upper == pytest.approx(np.quantile(draws, 0.975), abs=0.016)
     assert result.p_value == pytest.approx(2 * np.mean(np.array(draws) <= 0), abs=0.05)
 
 
@@ -174,3 +209,50 @@ def test_holm_steps_down_and_never_falls() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.9, 0.5]), [1.0, 1.0])
     assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize(("num_kinds", "between", "within"), [(3, 1.0, 0.1), (6, 1.0, 0.5), (10, 0.5, 1.0)])
+def test_the_macro_interval_holds_the_truth_in_95_of_100_cases_or_more(
+    num_kinds: int, between: float, within: float
+) -> None:
+    random = np.random.default_rng(num_kinds)
+    kinds = [str(kind) for kind in range(num_kinds) for _ in range(4)]
+    held = []
+    for case in range(400):
+        kind_effects = between * random.normal(size=(num_kinds, 1))
+        values = kind_effects + within * random.normal(size=(num_kinds, 4))
+        result = macro_difference(kinds, values.ravel(), num_resamples=400, seed=case)
+        held.append(result.lower <= 0 <= result.upper)
+    assert np.mean(held) >= 0.915  # three standard errors are 0.033
+
+
+def test_one_task_has_no_macro_interval_and_one_kind_has_that_of_its_tasks() -> None:
+    alone = macro_difference(["a"], [0.3])
+    assert alone.value == 0.3
+    assert math.isnan(alone.lower)
+    one_kind = macro_difference(["a"] * 5, [0.1, 0.2, 0.3, 0.2, 0.2])
+    assert one_kind.lower == pytest.approx(0.2 - 2.776 * math.sqrt(0.005 / 5), abs=0.03)
+
+
+def test_a_mean_has_students_interval() -> None:
+    interval = mean_interval([0.1, 0.2, 0.6])
+    error = math.sqrt(np.var([0.1, 0.2, 0.6], ddof=1) / 3)
+    assert (interval.value, interval.standard_error) == pytest.approx((0.3, error))
+    assert interval.upper == pytest.approx(0.3 + 4.302653 * error)
+    assert math.isnan(mean_interval([0.1]).lower)
+
+
+def test_mean_ranks_share_places_and_weigh_kinds_equally() -> None:
+    qualities = [[0.5, 0.7, 0.6], [0.5, 0.5, 0.1], [0.9, 0.1, 0.9]]  # ranks 3 1 2; 1.5 1.5 3; 1.5 3 1.5
+    ranks = mean_ranks(["a", "a", "b"], qualities)
+    np.testing.assert_allclose(ranks, [(2.25 + 1.5) / 2, (1.25 + 3) / 2, (2.5 + 1.5) / 2])
+
+
+def test_holm_equals_the_definition_by_every_subset_of_smaller_values() -> None:
+    """Adjusted p of the i-th smallest: the largest of (m - j + 1) p_(j) over j <= i, as statsmodels' multipletests."""
+    p_values = np.random.default_rng(3).random(9) ** 3
+    rising = sorted(p_values.tolist())
+    expected = [
+        min(1.0, max((len(rising) - j) * rising[j] for j in range(rising.index(p) + 1))) for p in p_values.tolist()
+    ]
+    np.testing.assert_allclose(holm(p_values), expected)
