@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catsweep.cascade.compare import Bootstrap, System, bootstrap_curves, holm, macro_difference, task_difference
+from catsweep.cascade.compare import Bootstrap, System, bootstrap_curves, task_difference
 from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
 from catsweep.cascade.curve import (
     Curve,
@@ -35,11 +35,14 @@ from catsweep.cascade.curve import (
 from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
+from catsweep.comparing import budget, compare
 from catsweep.errors import StorageError
 from catsweep.macro import load_draws, macro_result, save_draws
 from catsweep.records import (
     TrialRecord,
     confirmed,
+    objective_values,
+    pareto_sets,
     read_json,
     read_records,
     read_rows,
@@ -49,8 +52,8 @@ from catsweep.records import (
     write_json,
     write_rows,
 )
-from catsweep.runs import Run, all_points, mean_curve, read_run, run_oracle
-from catsweep.space import strata, training_tree
+from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run, run_oracle, starved
+from catsweep.space import rungs, strata, training_tree
 from catsweep.spec.base import Json, digest
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import BASELINE
@@ -62,7 +65,7 @@ COST_TARGETS = (0.25, 0.5, 0.75)
 """Operating points: the best quality within these shares of the large model's mean cost."""
 GAP_TARGETS = (0.5, 0.8, 1.0)
 """Operating points: the lowest cost at these shares of the way from the baseline's small model to the large one."""
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Of the files below curves/; results of another one are computed again."""
 
 
@@ -83,7 +86,11 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         "wanted": {
             "strata": list(strata(training_tree(spec), spec.search.stratify)),
             "confirm_seeds": spec.search.confirm_seeds,
+            "num_samples": spec.search.num_samples,
+            "max_steps": spec.training.steps,
+            "rungs": rungs(spec),
         },
+        "large": large_facts(root, read_json(root / sweep / "prepared" / f"{task_name}.json"), spec),
         "strata": {},
     }
     if isinstance(unit, MixtureSpec):
@@ -92,6 +99,11 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
     best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == unit.task}
     for stratum, winner in best.items():
         result["strata"][stratum] = _stratum_facts(root / sweep, records, winner, spec)
+    for (_, stratum), trials in pareto_sets(records, spec).items():
+        result["strata"][stratum]["pareto"] = [
+            {"number": trial.number, "parameters": trial.parameters, "objectives": objective_values(trial)}
+            for trial in trials
+        ]
     points = []
     for item in task.metric_list:
         metric = metric_of(item)
@@ -116,38 +128,22 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
 
 
 def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
-    """Macro differences of audc to the baseline over all tasks: writes and returns curves/summary.json.
+    """The comparisons over all tasks (see comparing.compare) and the budget that was spent: curves/summary.json.
 
-    The primary endpoint is cat_xent/either; Holm's correction runs over the other strata. Small tasks are left out, and
-    so are the members of mixtures, which have macro results of their own, unless the sweep is one mixture and no more.
+    Small tasks are left out, and so are the members of mixtures, which have macro results of their own, unless the sweep is
+    one mixture and no more.
     """
     found = read_sweep(root / sweep)
     mixtures = [unit for unit in found[1] if isinstance(unit, MixtureSpec)] if found else []
     only_one = len(mixtures) == 1 and found is not None and len(found[1]) == 1
     tasks = [result for result in results if result["strata"] and not is_small(result)]
     tasks = [result for result in tasks if only_one or "mixture" not in result]
-    names = sorted({name for result in tasks for name in result["strata"]} - {BASELINE})
-    macro: Json = {}
-    for stratum in names:
-        kinds, values = [], []
-        for result in tasks:
-            metric = next(iter(result["metrics"].values()))
-            difference = metric["strata"].get(stratum, {}).get("difference")
-            if difference is not None:
-                kinds.append(result["group"])
-                values.append(difference["value"] / metric["scale"])
-        if values:
-            macro[stratum] = {**vars(macro_difference(kinds, values, seed=0)), "num_tasks": len(values)}
-    secondary = [name for name in macro if name != "cat_xent/either"]
-    if secondary:
-        adjusted = holm([macro[name]["p_value"] for name in secondary])
-        for name, p_value in zip(secondary, adjusted.tolist(), strict=True):
-            macro[name]["p_value_holm"] = p_value
     left_out = [result["task"] for result in results if is_small(result)]
     summary = {
         "version": RESULTS_VERSION,
         "key": results_key(root, sweep),
-        "macro": macro,
+        **_defined(compare(tasks)),
+        "budget": budget(results),
         "tasks": [result["task"] for result in tasks],
         "left_out_small": left_out,
     }
@@ -222,13 +218,15 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
         "winner": {"number": winner.number, "parameters": winner.parameters, "objective": winner.objective},
         "num_trials": len(searched),
         "num_steps": sum(record.num_steps for record in searched),
-        "train_flops": sum(record.train_flops for record in searched),
+        # A trial that was stopped early has written no count of its own; a step costs the same in every trial.
+        "train_flops": sum(record.num_steps for record in searched) * winner.train_flops / winner.num_steps,
         "statuses": {
             status: sum(record.status == status for record in searched) for status in {r.status for r in searched}
         },
         "seeds": [run.seed for run in runs],
         "trial_ids": [run.trial_id for run in runs],
         "kept_share": float(np.mean(kept)) if kept else None,
+        "warnings": [text for run in [*searched, *runs] if (text := starved(folder / run.trial_id, run)) is not None],
         "small_parameters": winner.num_parameters,
     }
 

@@ -30,6 +30,7 @@ from catsweep.prepare import (
 from catsweep.records import write_json
 from catsweep.spec.base import Json, digest
 from catsweep.spec.mixture import MixtureSpec, result_name, sampling_rates
+from catsweep.spec.search import lower_is_better
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import StoredExamples
@@ -197,7 +198,7 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
 def _check_scales(mixture: MixtureSpec, spec: SweepSpec) -> None:
     """One quality to reach needs one unit."""
     scales = {task.task: metric_of(task.metric_list[0]).scale for task in mixture.members}
-    if spec.search.metric.kind == "cost_at_quality" and len(set(scales.values())) > 1:
+    if any(map(lower_is_better, spec.search.objectives)) and len(set(scales.values())) > 1:
         found = ", ".join(f"{name} in [0, {scale:g}]" for name, scale in scales.items())
         raise DataError(
             f"mixture {mixture.task}: search.metric cost_at_quality asks for one quality of members whose metrics have "

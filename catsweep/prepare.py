@@ -48,7 +48,7 @@ from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec, XentLoss
 from catsweep.tasks.fingerprint import source_fingerprint, unit_fingerprint
-from catsweep.teacher import SignalArrays, target_places, teacher_pass
+from catsweep.teacher import SignalArrays, near_chance, target_places, teacher_pass
 from catsweep.train import (
     MixedData,
     TrainingData,
@@ -343,6 +343,7 @@ class LargeModel:
         train = data.tokens("train")
         self.sign(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
         summary = signal_summary(folders["signal"])
+        right = summary["large_right_share"]
         self.answer(data, task, folders["answers"], weights, batch_size)
         return {
             "keys": inputs.keys,
@@ -352,7 +353,7 @@ class LargeModel:
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
             "signal": summary,
-            "warnings": [*data.warnings(task.task), *optimism(task.task, summary)],
+            "warnings": data.warnings(task.task) + optimism(task.task, summary) + near_chance(task.task, train, right),
             "peak_memory_bytes": peak_memory_bytes(),
         }
 

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 from catsweep.errors import StorageError
 from catsweep.spec.mixture import UNIT, MixtureEntry, MixtureSpec
-from catsweep.spec.search import BASELINE
+from catsweep.spec.search import BASELINE, lower_is_better
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
@@ -288,6 +288,10 @@ def read_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec | MixtureSpec, .
         ) from None
 
 
+SECOND_OBJECTIVE = "validation/objective_2"
+"""The metric that holds the second of two objectives."""
+
+
 def member_objective(task: str) -> str:
     """The metric that holds the objective of a mixture's member, in units of its metric's range."""
     return f"validation/{task}/objective"
@@ -320,7 +324,7 @@ def guards(spec: SweepSpec) -> dict[str, float]:
 def largest_loss(record: TrialRecord, reference: TrialRecord, spec: SweepSpec) -> float:
     """How far the worst member of a mixture's trial lies behind that of another, on validation; negative where every
     member is better. In units of the metrics' range, or of the large model's cost."""
-    sign = -1.0 if spec.search.metric.kind == "cost_at_quality" else 1.0
+    sign = -1.0 if lower_is_better(spec.search.objectives[0]) else 1.0
     names = [name for name in reference.metrics if name.endswith("/objective") and name in record.metrics]
     return max((sign * (reference.metrics[name] - record.metrics[name]) for name in names), default=0.0)
 
@@ -330,17 +334,50 @@ def _keeps(record: TrialRecord, reference: TrialRecord, delta: float, spec: Swee
 
 
 def _best(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str], TrialRecord]:
-    sign = -1.0 if spec.search.metric.kind == "cost_at_quality" else 1.0
+    sign = -1.0 if lower_is_better(spec.search.objectives[0]) else 1.0
     best: dict[tuple[str, str], TrialRecord] = {}
     for record in sorted(records, key=lambda record: record.number):
-        if record.role != "trial" or record.status != "finished" or record.objective is None:
-            continue
-        if record.number >= spec.search.num_samples:  # of an earlier run with a larger budget: strata stay equal
+        if not _may_win(record, spec) or record.objective is None:
             continue
         held = best.get((record.task, record.stratum))
         if held is None or held.objective is None or sign * record.objective > sign * held.objective:
             best[record.task, record.stratum] = record
     return best
+
+
+def _may_win(record: TrialRecord, spec: SweepSpec) -> bool:
+    """Whether a search trial reached its full steps, within the budget: one of an earlier run with a larger budget would
+    give its stratum more."""
+    is_search = record.role == "trial" and record.number < spec.search.num_samples
+    return is_search and record.status == "finished" and record.objective is not None
+
+
+def pareto_sets(records: list[TrialRecord], spec: SweepSpec) -> dict[tuple[str, str], list[TrialRecord]]:
+    """Of each (task, stratum) the search trials that no other one beats in one of two objectives without losing in the
+    other, in the order of their numbers; empty with one objective. Trials that were stopped early take no part: what they
+    would have reached is unknown. Of trials with equal values all are in."""
+    if len(spec.search.objectives) < 2:
+        return {}
+    signs = [-1.0 if lower_is_better(objective) else 1.0 for objective in spec.search.objectives]
+    found: dict[tuple[str, str], list[tuple[TrialRecord, tuple[float, ...]]]] = {}
+    for record in sorted(records, key=lambda record: record.number):
+        if _may_win(record, spec) and (values := objective_values(record)) is not None:
+            gains = tuple(sign * value for sign, value in zip(signs, values, strict=True))
+            found.setdefault((record.task, record.stratum), []).append((record, gains))
+    return {
+        key: [record for record, gains in trials if not any(_dominates(other, gains) for _, other in trials)]
+        for key, trials in found.items()
+    }
+
+
+def objective_values(record: TrialRecord) -> tuple[float, float] | None:
+    """Both objectives of a trial of a search with two; None where it has not got as far."""
+    second = record.metrics.get(SECOND_OBJECTIVE)
+    return None if record.objective is None or second is None else (record.objective, second)
+
+
+def _dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first != second and all(a >= b for a, b in zip(first, second, strict=True))
 
 
 def confirmed(records: list[TrialRecord], winner: TrialRecord, num_seeds: int) -> list[TrialRecord]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from catsweep.cascade.cost import ModelShape
+from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.curve import Curve
 from catsweep.cascade.lines import oracle_curve, random_line, router_cost
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import Cascade, make_cascade
-from catsweep.records import TrialRecord, read_rows
+from catsweep.records import TrialRecord, read_rows, read_steps
 from catsweep.spec.base import Json
 from catsweep.spec.sweep import SweepSpec
 
@@ -104,3 +104,52 @@ def all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> I
                     "is_threshold": curve.is_threshold,
                     "exceeds_large_cost": curve.exceeds_large_cost,
                 })  # fmt: skip
+
+
+def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
+    """What the large model cost before any trial: steps and FLOPs of its fine-tune (with those of its folds), and FLOPs of its pass over the small
+    models' training targets, at their mean lengths. None where the token ids are gone from the cache."""
+
+    def lengths(split: str) -> tuple[int, float, float] | None:
+        paths = [
+            root / "cache/data" / prepared["keys"]["data"] / f"{split}.{name}.offsets.npy"
+            for name in ("prompts", "targets")
+        ]
+        if not all(path.exists() for path in paths):
+            return None
+        prompts, targets = (np.load(path) for path in paths)
+        num = len(prompts) - 1
+        return num, float(prompts[-1]) / num, float(targets[-1]) / num
+
+    shape, finetune = ModelShape.from_dict(prepared["large_shape"]), spec.large.finetune
+    trained, signed = lengths("train" if finetune is None else finetune.trains_on), lengths("train")
+    steps = (
+        0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))
+    )  # the answering one, and the folds'
+    flops = 0.0 if finetune is None else None
+    if finetune is not None and trained is not None:
+        flops = steps * train_flops_per_step(
+            shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
+        )
+    passed = None if signed is None else signed[0] * float(forward_flops(shape, [signed[1]], [signed[2]])[0])
+    return {"num_steps": steps, "train_flops": flops, "pass_flops": passed}
+
+
+STARVED_SHARE = 0.05
+"""A filter that keeps less than this share of the target tokens to the end leaves next to nothing to train on. [ours]"""
+
+
+def starved(folder: Path, record: TrialRecord) -> str | None:
+    """A warning where a filter kept less than STARVED_SHARE of the target tokens in all logged steps of a run's last half,
+    else None. folder: of the run."""
+    half = record.num_steps / 2
+    kept = [
+        step["train/kept_share"] for step in read_steps(folder) if step["step"] > half and "train/kept_share" in step
+    ]
+    if not kept or max(kept) >= STARVED_SHARE:
+        return None
+    return (
+        f"{record.task} {record.stratum}, {'trial' if record.role == 'trial' else 'confirm run of trial'} {record.number}: its "
+        f"filter kept at most {max(kept):.1%} of the target tokens from step {half:.0f} on, so that it hardly trained. Is the "
+        "large model near chance (`signal` in prepared/)? Else raise the learning rate, or take a filter that keeps more"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, parse_space
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
-from catsweep.spec.search import BASELINE, AshaScheduler, GridSampler
+from catsweep.spec.search import BASELINE, AshaScheduler, GridSampler, ObjectiveSpec, has_gap
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec
@@ -72,9 +73,10 @@ def strata(node: Node, paths: list[str]) -> dict[str, Node]:
 
 def check_search(spec: SweepSpec) -> None:
     """Raise SpecError where the strata do not fit what is searched: a mixture with `min_task_delta` but without the baseline
-    that it is judged against, or a grid with fewer points than trials."""
+    that it is judged against, an objective with a gap that no baseline starts, or a grid with fewer points than trials."""
     parts = strata(training_tree(spec), spec.search.stratify)
     _check_guards(spec, list(parts))
+    _check_gap(spec, list(parts))
     if isinstance(spec.search.sampler, GridSampler):
         for name, tree in parts.items():
             size = grid_size(tree)
@@ -144,6 +146,20 @@ def _check_guards(spec: SweepSpec, names: list[str]) -> None:
             raise SpecError([Problem("sweep", f"tasks.{index}.min_task_delta", found, expected, hint)])
 
 
+def _check_gap(spec: SweepSpec, names: list[str]) -> None:
+    """Raise SpecError where an objective has a gap, but there is no baseline to measure it from, or a mixture, of which
+    every member would have a quality of its own to reach."""
+    if not any(map(has_gap, spec.search.objectives)):
+        return
+    if BASELINE not in names:
+        found, expected = f"gap with the strata {', '.join(names)}", f"a stratum named {BASELINE}, which it starts from"
+        hint = "Give search.space.loss the option {kind: xent}, or take `quality` in place of `gap`"
+        raise SpecError([Problem("sweep", "search.metric", found, expected, hint)])
+    if any(isinstance(entry, MixtureEntry) for entry in spec.tasks):
+        found, expected = "gap with a mixture", "tasks that stand alone"
+        raise SpecError([Problem("sweep", "search.metric", found, expected, "Take audc or quality_at_cost")])
+
+
 def draw(node: Node, chooser: Chooser) -> tuple[Any, dict[str, Scalar]]:
     """One value of a space, and what was drawn for it by dotted path.
 
@@ -155,10 +171,20 @@ def draw(node: Node, chooser: Chooser) -> tuple[Any, dict[str, Scalar]]:
 
 
 def build_trial(
-    spec: SweepSpec, task: TaskSpec | MixtureSpec, stratum: str, number: int, value: Any, parameters: dict[str, Scalar]
+    spec: SweepSpec,
+    task: TaskSpec | MixtureSpec,
+    stratum: str,
+    number: int,
+    value: Any,
+    parameters: dict[str, Scalar],
+    objectives: Sequence[ObjectiveSpec] = (),
 ) -> TrialSpec:
-    """The search trial with this number; `value` is what `draw` gave for the stratum's part of `training_tree`."""
+    """The search trial with this number; `value` is what `draw` gave for the stratum's part of `training_tree`.
+
+    objectives: in place of the sweep's, where these depend on the task (a gap).
+    """
     training = TrainingSpec.model_validate(value)
+    first, *second = objectives or spec.search.objectives
     return TrialSpec(
         sweep=spec.name,
         task=task,
@@ -172,7 +198,8 @@ def build_trial(
         distribution=spec.distribution,
         training=training,
         data=spec.data,
-        objective=spec.search.metric,
+        objective=first,
+        second_objective=second[0] if second else None,
         deferral=spec.cascade.deferral[0],
         evaluate_at=_rungs(spec, training.steps),
         evaluation_batch_size=spec.resources.evaluation_batch_size,

@@ -74,6 +74,20 @@ def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
     return TeacherSignal(rank, logprob, ids, weights)
 
 
+def near_chance(task: str, train: TokenSplit, right_share: float) -> list[str]:
+    """A line where the large model gets no more training targets right than who always says the most frequent one: its half
+    of a filter then says nothing, and at a small share nearly all tokens are dropped. right_share: of the stored signal."""
+    ids = train.targets.ids
+    most_frequent = float(np.bincount(ids).max() / len(ids))
+    if right_share > most_frequent:
+        return []
+    return [
+        f"{task}: the large model gets {right_share:.1%} of the training target tokens right, and always guessing the most "
+        f"frequent one would get {most_frequent:.1%}; its signal says nothing, and cat_xent and cat_dist may drop nearly all "
+        "tokens. Train it longer (large.finetune.steps), at another learning rate, or take a larger one"
+    ]
+
+
 @torch.no_grad()
 def teacher_pass(
     module: TargetLogits,

@@ -331,18 +331,27 @@ class Tracker:
             run.tags[WRITTEN_TEST] = stamp
 
     def _mark_winners(self, results: list[Json]) -> None:
-        """catsweep.role of search trials: `winner` for the confirmed ones, `trial` for all others."""
+        """Tags of search trials: catsweep.role `winner` for the confirmed ones, `trial` for all others; catsweep.pareto
+        `true` for those of the Pareto sets of two objectives."""
         self._open()
-        won = {
-            f"trials/{result.get('mixture', result['task'])}/{stratum.replace('/', '+')}/{facts['winner']['number']:05d}"
-            for result in results
-            for stratum, facts in result["strata"].items()
-        }
+        won: set[str] = set()
+        pareto: set[str] = set()
+        for result in results:
+            unit = result.get("mixture", result["task"])
+            for stratum, facts in result["strata"].items():
+                stem = f"trials/{unit}/{stratum.replace('/', '+')}"
+                won.add(f"{stem}/{facts['winner']['number']:05d}")
+                pareto |= {f"{stem}/{trial['number']:05d}" for trial in facts.get("pareto", [])}
         for key, run in self._children.items():
-            role = "winner" if key in won else "trial"
-            if key.startswith("trials/") and run.tags.get("catsweep.role") != role:
-                self._client.set_tag(run.run_id, "catsweep.role", role)
-                run.tags["catsweep.role"] = role
+            if not key.startswith("trials/"):
+                continue
+            wanted = {"catsweep.role": "winner" if key in won else "trial"}
+            if key in pareto or "catsweep.pareto" in run.tags:
+                wanted["catsweep.pareto"] = "true" if key in pareto else "false"
+            for name, text in wanted.items():
+                if run.tags.get(name) != text:
+                    self._client.set_tag(run.run_id, name, text)
+                    run.tags[name] = text
 
     def _batches(
         self,

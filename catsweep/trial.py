@@ -28,8 +28,17 @@ from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS, Prepared, gather_rows, load_prepared, task_metrics
-from catsweep.records import StepMetrics, TrialRecord, append_step, member_objective, write_record, write_rows
+from catsweep.records import (
+    SECOND_OBJECTIVE,
+    StepMetrics,
+    TrialRecord,
+    append_step,
+    member_objective,
+    write_record,
+    write_rows,
+)
 from catsweep.spec.mixture import MixtureSpec, members, result_name
+from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, DistLoss
@@ -84,7 +93,8 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
         nonlocal record
         final = step == spec.training.steps
         rows = answers("validation")
-        objective, metrics = validation_metrics(rows, spec, unit)
+        (objective, *second), metrics = validation_metrics(rows, spec, unit)
+        metrics |= dict(zip([SECOND_OBJECTIVE], second, strict=False))
         if workers.rank == 0:
             append_step(folder, step, {**metrics, "validation/objective": objective})
         if final:
@@ -158,8 +168,10 @@ def join_rows(unit: TaskSpec | MixtureSpec, tables: list[list[pa.Table]]) -> pa.
     return pa.concat_tables(named, promote_options="default")
 
 
-def validation_metrics(tables: list[pa.Table], spec: TrialSpec, unit: list[Member]) -> tuple[float, dict[str, float]]:
-    """The objective on validation, and quality and audc of each metric, named `validation/...`; a quality that is not
+def validation_metrics(
+    tables: list[pa.Table], spec: TrialSpec, unit: list[Member]
+) -> tuple[list[float], dict[str, float]]:
+    """The one or two objectives on validation, and quality and audc of each metric, named `validation/...`; a quality that is not
     defined (a correlation of answers that are all equal) is left out.
 
     Of a mixture the names are `validation/<task>/...`, and the objective is the macro mean of the members' objectives in
@@ -169,18 +181,24 @@ def validation_metrics(tables: list[pa.Table], spec: TrialSpec, unit: list[Membe
     if not isinstance(spec.task, MixtureSpec):
         return found[0]
     values: dict[str, float] = {}
-    objectives = []
-    for member, (objective, metrics) in zip(unit, found, strict=True):
-        is_quality = spec.objective.kind != "cost_at_quality"
-        scale = next(iter(task_metrics(member.task).values())).scale if is_quality else 1.0
-        objectives.append(objective / scale)
-        values[member_objective(member.task.task)] = objectives[-1]
+    shares = []
+    for member, (objectives, metrics) in zip(unit, found, strict=True):
+        scale = next(iter(task_metrics(member.task).values())).scale
+        pairs = zip(objectives, objectives_of(spec), strict=True)
+        shares.append([value if lower_is_better(objective) else value / scale for value, objective in pairs])
+        values[member_objective(member.task.task)] = shares[-1][0]
         values |= {name.replace("validation/", f"validation/{member.task.task}/", 1): x for name, x in metrics.items()}
-    return macro_mean([member.task.group for member in unit], objectives), values
+    kinds = [member.task.group for member in unit]
+    return [macro_mean(kinds, column) for column in zip(*shares, strict=True)], values
 
 
-def member_metrics(rows: pa.Table, spec: TrialSpec, member: Member) -> tuple[float, dict[str, float]]:
-    """The objective of one task on its validation rows, and quality and audc of each of its metrics."""
+def objectives_of(spec: TrialSpec) -> list[ObjectiveSpec]:
+    """One objective, or two."""
+    return [spec.objective] if spec.second_objective is None else [spec.objective, spec.second_objective]
+
+
+def member_metrics(rows: pa.Table, spec: TrialSpec, member: Member) -> tuple[list[float], dict[str, float]]:
+    """The objectives of one task on its validation rows, and quality and audc of each of its metrics."""
     if not np.isfinite(pc.list_flatten(rows["token_logprobs"]).to_numpy()).all():
         raise TrialDivergedError(
             "the model's log-probabilities are not finite; expected numbers. Lower the learning rate"
@@ -192,7 +210,7 @@ def member_metrics(rows: pa.Table, spec: TrialSpec, member: Member) -> tuple[flo
     for metric in task_metrics(member.task).values():
         cascade = make_cascade(rows, large_rows, metric, small_shape=small_shape, large_shape=large_shape)
         curve = cascade.curve(spec.deferral)
-        objectives.append(objective_value(spec.objective, curve))
+        objectives.append([objective_value(objective, curve) for objective in objectives_of(spec)])
         values |= {f"validation/{metric.name}": curve.quality_small, f"validation/{metric.name}_audc": audc(curve)}
     return objectives[0], {name: value for name, value in values.items() if not math.isnan(value)}
 

@@ -16,7 +16,7 @@ from catsweep.records import is_complete
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import SignalArrays, load_signal, target_rank, teacher_pass
+from catsweep.teacher import SignalArrays, chance_warnings, load_signal, target_rank, teacher_pass
 
 CONFIG = {
     "model_type": "llama",
@@ -199,3 +199,12 @@ def test_a_changed_template_model_or_cut_gives_new_keys(
     other = read_inputs(task, changed_model, root=root).keys
     assert other["data"] == keys["data"]
     assert other["signal"] != keys["signal"]
+
+
+def test_a_large_model_that_is_no_better_than_the_most_frequent_token_is_warned_of() -> None:
+    ids = np.array([5, 5, 5, 7, 8, 9, 10, 11, 12, 13], dtype=np.int32)
+    (text,) = chance_warnings("made/reverse", ids, 0.3)
+    assert text.startswith("made/reverse: the large model gets 30.0% of the training target tokens right")
+    assert "would get 30.0%" in text
+    assert "large.finetune.steps" in text
+    assert chance_warnings("made/reverse", ids, 0.31) == []

@@ -1,4 +1,4 @@
-"""The numbers of one confirmed run, worked out again from PAPER's definitions by plain loops.
+"""The numbers of one confirmed run, worked out again from the definitions by plain loops.
 
     python benchmarks/reference/reference.py ROOT SWEEP TRIAL_ID     # prints JSON
 

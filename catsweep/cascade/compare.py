@@ -166,10 +166,9 @@ def task_difference(differences: ArrayLike, draws: ArrayLike) -> TaskDifference:
 def half_width(example_variance: float, seed_variance: float, num_seeds: int) -> float:
     """Half of a task's 95% interval: sqrt(z^2 Var_examples + t_{m-1}^2 Var_seeds), variances of the mean over m seeds.
 
-    Each part counts with its own quantile: the normal one for examples, Student's at m - 1 degrees for seeds (the modified
-    large-sample interval of a sum of two variances, Graybill and Wang 1980). It holds the truth in 95 of 100 cases or a
-    little more, whatever the shares of the two; docs/statistics.md compares it with t_{m-1}, and with Satterthwaite's
-    degrees, on the whole variance. [ours]
+    Each part counts with its own quantile: the normal one for examples, Student's at m - 1 degrees for seeds. Such an interval
+    never holds the truth less often than in 95 of 100 cases (Banerjee, Sankhya A 23, 1961); docs/statistics.md compares it
+    with t_{m-1}, and with Satterthwaite's degrees, on the whole variance. [ours]
     """
     square = two_sided_quantile(CONFIDENCE, math.inf) ** 2 * example_variance
     if num_seeds > 1:

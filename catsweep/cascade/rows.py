@@ -111,6 +111,7 @@ def objective_value(spec: ObjectiveSpec, curve: Curve) -> float:
             quality = quality_at_cost(curve, cost)
             return curve.lowest if quality is None else float(np.nan_to_num(quality))
         case CostAtQualityObjective(quality=quality_to_reach):
+            assert quality_to_reach is not None, "a gap becomes a quality before trials are made"
             return cost_at_quality(curve, quality_to_reach).cost / curve.cost_large
         case _:
             assert_never(spec)

@@ -156,9 +156,11 @@ def forest(rows: Sequence[ResultRow], summary: Json) -> list[Difference]:
 
 
 def macro_differences(summary: Json) -> list[Difference]:
-    """The macro differences of a summary."""
+    """The macro differences of a summary that have an interval."""
     found = []
     for stratum, macro in summary["macro"].items():
+        if macro["lower"] is None:  # of one task there is no interval
+            continue
         value, lower, upper = (100 * macro[name] for name in ("value", "lower", "upper"))
         is_clear = macro["num_tasks"] >= MIN_MACRO_TASKS and bool(excludes_zero(macro["lower"], macro["upper"]))
         found.append(Difference(MACRO, stratum, value, lower, upper, is_clear, True))

@@ -13,13 +13,13 @@ from markupsafe import Markup
 from catsweep.curves import results_on_storage, with_macros
 from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
+from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, curve_lines, forest
 from catsweep.report.runs import model_label, redact
 from catsweep.report.tables import (
     MISSING,
     ResultRow,
-    excludes_zero,
     interval,
     notes,
     number,
@@ -31,7 +31,7 @@ from catsweep.report.tables import (
 )
 from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
 from catsweep.spec.base import Json
-from catsweep.spec.search import BASELINE
+from catsweep.spec.search import BASELINE, ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import SweepSpec
 
 MAX_PROBLEMS = 50
@@ -73,8 +73,10 @@ def page_content(root: Path, sweep: str) -> dict[str, Any]:
             _task(result, [r for r in rows if r.task == result["task"]], spec, styles)
             for result in with_macros(results, summary)
         ],
-        "notes": [*notes(rows), *shortfalls(results)],
-        "macro": [_macro_row(stratum, macro) for stratum, macro in summary["macro"].items()],
+        "notes": [*notes(rows), *shortfalls(results), *_warnings(root / sweep, results)],
+        "macro": macro_rows(summary),
+        "kinds": kind_table(summary),
+        "spent": spent_rows(summary["budget"]),
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
         "forest": Markup(figure) if differences else "",
         **_problems(root / sweep, records),
@@ -91,7 +93,7 @@ def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
     facts = [
         ("trials", f"{search.num_samples} for each task and stratum, of at most {spec.training.steps} steps{stopping}"),
         ("confirmed", f"the best trial of each stratum, with {search.confirm_seeds} new seeds"),
-        ("chosen by", f"{data['search']['metric']['kind']} on validation, deferral rule {spec.cascade.deferral[0]}"),
+        ("chosen by", f"{_objectives(spec)} on validation, deferral rule {spec.cascade.deferral[0]}"),
         ("small model S", model_label(data["small"])),
         ("large model L", model_label(data["large"]) + _finetune(data["large"].get("finetune"))),
     ]
@@ -103,6 +105,16 @@ def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
             text = f"L {amount(large)}FLOPs a query, S {amount(small)}FLOPs: {large / small:.1f} times as much"
             facts.append((f"cost, {result['task']}", text))
     return facts
+
+
+def _warnings(folder: Path, results: list[Json]) -> list[str]:
+    """What was warned of while the sweep ran: by its tasks' data and signals, and by runs that a filter left nothing."""
+    prepared = [read_json(path) for path in sorted((folder / "prepared").rglob("*.json"))]
+    texts = [text for facts in prepared for text in facts.get("warnings", [])]
+    starved = [text for result in results for facts in result["strata"].values() for text in facts.get("warnings", [])]
+    lines = list(dict.fromkeys([*texts, *starved]))
+    more = [f"... and {len(lines) - MAX_PROBLEMS} warnings more."] if len(lines) > MAX_PROBLEMS else []
+    return [f"Warning: {redact(text)}" for text in lines[:MAX_PROBLEMS]] + more
 
 
 def _mixtures(folder: Path, summary: Json) -> list[tuple[str, str]]:
@@ -130,14 +142,6 @@ def _finetune(finetune: Json | None) -> str:
     return f"{text}its signal is that on targets which it was trained on, better than it is in use"
 
 
-def amount(value: float) -> str:
-    """A large number with its SI prefix: 235 M."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g} "
-
-
 def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str, dict[str, Any]]) -> dict[str, Any]:
     lines = curve_lines(result)
     figures = []
@@ -154,9 +158,10 @@ def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str
         "is_small": any(row.is_small for row in rows),
         "num_rows": ", ".join(f"{count} {split}" for split, count in result["num_rows"].items()),
         "rows": [_row(row) for row in rows],
-        "verdict": task_verdict(result, rows, lower_is_better=spec.search.metric.kind == "cost_at_quality"),
+        "verdict": task_verdict(result, rows, lower_is_better=lower_is_better(spec.search.objectives[0])),
         "figures": [Markup(figure) for figure in figures],
         "metrics": [METRIC_LABELS.get(name, name) for name in result["metrics"]],
+        "pareto": _pareto(result, spec),
         "winners": [_winner(result, stratum) for stratum in sorted(result["strata"], key=lambda s: (s != BASELINE, s))],
     }
 
@@ -193,23 +198,36 @@ def _winner(result: Json, stratum: str) -> dict[str, Any]:
     }
 
 
+def _pareto(result: Json, spec: SweepSpec) -> dict[str, Any] | None:
+    """Of two objectives: the search trials of each stratum that no other one beats in one without losing in the other."""
+    if len(spec.search.objectives) < 2:
+        return None
+    rows = [
+        {
+            "stratum": stratum,
+            "number": trial["number"],
+            "values": [f"{value:.4g}" for value in trial["objectives"]],
+            "parameters": ", ".join(f"{name} {_short(value)}" for name, value in trial["parameters"].items()),
+        }
+        for stratum in sorted(result["strata"], key=lambda name: (name != BASELINE, name))
+        for trial in result["strata"][stratum].get("pareto", [])
+    ]
+    return {"names": [objective_label(objective) for objective in spec.search.objectives], "rows": rows}
+
+
+def _objectives(spec: SweepSpec) -> str:
+    first, *second = [objective_label(objective) for objective in spec.search.objectives]
+    return first if not second else f"{first} (its best trial is confirmed) and {second[0]}"
+
+
+def objective_label(objective: ObjectiveSpec) -> str:
+    """An objective with its number: `cost_at_quality, gap 0.8`."""
+    fields = objective.model_dump(exclude={"kind"}, exclude_none=True)
+    return ", ".join([objective.kind, *(f"{name} {value:g}" for name, value in fields.items())])
+
+
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _macro_row(stratum: str, macro: Json) -> dict[str, Any]:
-    is_enough = macro["num_tasks"] >= MIN_MACRO_TASKS
-    is_clear = is_enough and excludes_zero(macro["lower"], macro["upper"])
-    value, lower, upper = (100 * macro[name] for name in ("value", "lower", "upper"))
-    return {
-        "stratum": stratum,
-        "difference": interval(value, lower, upper, 100.0, sign=True),
-        "kind": quality_kind(macro["value"], is_clear),
-        "num_tasks": macro["num_tasks"],
-        "num_kinds": len(macro["by_kind"]),
-        "p": f"{macro['p_value']:.2g}" if is_enough else MISSING,
-        "p_holm": f"{macro['p_value_holm']:.2g}" if is_enough and "p_value_holm" in macro else MISSING,
-    }
 
 
 def _problems(folder: Path, records: list[TrialRecord]) -> dict[str, Any]:

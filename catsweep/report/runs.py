@@ -235,6 +235,7 @@ def sweep_points(summary: Json, at: float) -> list[Point]:
         Point(metric_name(f"macro/{stratum.replace('/', '-')}{suffix}"), macro[name], at, 0)
         for stratum, macro in summary["macro"].items()
         for name, suffix in names.items()
+        if macro[name] is not None
     ]
 
 

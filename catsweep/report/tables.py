@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from catsweep.comparing import equal_quality, is_large_better, realised
 from catsweep.curves import first_metric, with_macros
 from catsweep.macro import METRIC
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
-EQUAL_QUALITY = "gap>=0.8"
-"""The operating point at which strata are compared: 80% of the way from the baseline's small model to the large one."""
 LARGE_QUALITY = "gap>=1.0"
 MISSING = "–"
 
@@ -89,16 +87,13 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
     baseline, rule = result["baseline"], result["rules"][0]
     strata = sorted(metric["strata"], key=lambda stratum: (stratum != baseline, stratum))
     large = metric["large"]["value"]
-    equal = {stratum: _realised(metric["strata"][stratum]["rules"][rule], EQUAL_QUALITY) for stratum in strata}
-    base = equal.get(baseline)
-    small = metric["strata"][baseline]["quality_small"]["value"] if baseline in metric["strata"] else None
-    if large is None or (small is not None and small >= large):
-        base = None  # the large model is not better: there is no way to go
+    saved = equal_quality(result)
+    is_way_to_go = baseline in metric["strata"] and is_large_better(result)
     rows = []
     for stratum in strata:
         found, facts = metric["strata"][stratum], result["strata"][stratum]
-        at_large = _realised(found["rules"][rule], LARGE_QUALITY) if base is not None else None
-        own = equal[stratum] if base is not None and stratum != baseline else None
+        at_large = realised(found["rules"][rule], LARGE_QUALITY) if is_way_to_go else None
+        share, quality = saved.get(stratum, (None, None))
         difference = found.get("difference") or {"value": None, "lower": None, "upper": None}
         rows.append(
             ResultRow(
@@ -119,8 +114,8 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 difference_lower=difference["lower"],
                 difference_upper=difference["upper"],
                 differs=excludes_zero(difference["lower"], difference["upper"]),
-                flops_saved_vs_baseline=None if own is None or base is None else 1 - own[0] / base[0],
-                quality_vs_baseline=None if own is None or base is None else own[1] - base[1],
+                flops_saved_vs_baseline=share,
+                quality_vs_baseline=quality,
                 saved_at_large_quality=None if at_large is None else 1 - at_large[0],
                 quality_vs_large=None if at_large is None else at_large[1] - large,
                 num_trials=facts["num_trials"],
@@ -137,16 +132,6 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
 def excludes_zero(lower: float | None, upper: float | None) -> bool | None:
     """Whether an interval lies on one side of 0; None where there is no interval."""
     return None if lower is None or upper is None else lower > 0 or upper < 0
-
-
-def _realised(runs: list[Json], point: str) -> tuple[float, float] | None:
-    """Mean over seeds of the cost (a share of the large model alone) and of the quality that a threshold picked on
-    calibration gives on test; None where a seed found no threshold."""
-    points = [run["operating"].get(point) for run in runs]
-    if None in points or any(found["quality"] is None for found in points):
-        return None
-    cost, quality = (float(np.mean([found[name] for found in points])) for name in ("cost_share", "quality"))
-    return cost, quality
 
 
 def number(value: float | None, scale: float, *, sign: bool = False) -> str:

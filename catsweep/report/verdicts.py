@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from catsweep.comparing import PRIMARY
 from catsweep.report.lines import MIN_MACRO_TASKS, macro_differences
 from catsweep.report.tables import ResultRow, interval
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
-
-PRIMARY = "cat_xent/either"
-"""The stratum of the primary endpoint, fixed before any run (PAPER, Comparing)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def macro_verdict(summary: Json) -> list[Verdict]:
             )
         verdicts.append(Verdict(quality_kind(item.value, item.is_clear), text))
     else:
-        text = f"No primary endpoint: it needs {PRIMARY} beside {BASELINE} on tasks with enough test rows."
+        text = f"No primary endpoint: it needs {PRIMARY} beside {BASELINE} on two or more tasks with enough test rows."
         verdicts.append(Verdict("", text))
     better = [
         stratum

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from catsweep.spec.base import Spec
+from catsweep.spec.base import Mismatch, Spec
 
 
 class AudcObjective(Spec):
@@ -23,13 +23,49 @@ class QualityAtCostObjective(Spec):
 
 
 class CostAtQualityObjective(Spec):
-    """The lowest cost of an operating point that reaches a quality, as a share of the large model alone. Lower is better."""
+    """The lowest cost of an operating point that reaches a quality, as a share of the large model alone, and the cost of
+    deferring everything where none does. Lower is better. With `gap` the quality follows from the task: xent is searched
+    first (docs/statistics.md)."""
 
     kind: Literal["cost_at_quality"] = "cost_at_quality"
-    quality: float = Field(description="Quality to reach, in the metric's own unit", ge=0, le=100)
+    quality: float | None = Field(None, description="Quality to reach, in the metric's own unit", ge=-1, le=100)
+    gap: float | None = Field(
+        None,
+        description="In place of `quality`: the share of the way from the task's best xent small model to the large one",
+        gt=0,
+        le=1,
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> CostAtQualityObjective:
+        given = [name for name in ("quality", "gap") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise Mismatch(found=" and ".join(given) or "neither quality nor gap", expected="one of quality and gap")
+        return self
 
 
 ObjectiveSpec = Annotated[AudcObjective | QualityAtCostObjective | CostAtQualityObjective, Field(discriminator="kind")]
+
+
+def _number_of(value: Any) -> str:
+    return "two" if isinstance(value, list | tuple) else "one"
+
+
+MetricSpec = Annotated[
+    Annotated[ObjectiveSpec, Tag("one")]
+    | Annotated[Annotated[list[ObjectiveSpec], Field(min_length=2, max_length=2)], Tag("two")],
+    Discriminator(_number_of),
+]
+
+
+def lower_is_better(objective: ObjectiveSpec) -> bool:
+    """Whether the search wants as little as possible of the objective: a cost."""
+    return objective.kind == "cost_at_quality"
+
+
+def has_gap(objective: ObjectiveSpec) -> bool:
+    """Whether the quality to reach is known only once the baseline has been searched."""
+    return isinstance(objective, CostAtQualityObjective) and objective.gap is not None
 
 
 class TpeSampler(Spec):
@@ -93,10 +129,19 @@ class SearchSpec(Spec):
         DEFAULT_STRATIFY,
         description="Dotted paths of the space; every combination of their options gets the same tuning budget",
     )
-    metric: ObjectiveSpec = Field(AudcObjective(), description="What the search optimises, on validation")
+    metric: MetricSpec = Field(
+        AudcObjective(),
+        description="What the search optimises, on validation; a list of two objectives asks for their Pareto set, and the "
+        "first one decides what is stopped early and what is confirmed",
+    )
     sampler: SamplerSpec = Field(TpeSampler(), description="How trials are suggested")
     scheduler: SchedulerSpec = Field(NoScheduler(), description="Which trials are stopped early")
     confirm_seeds: int = Field(
         3, description="Runs of each stratum's winner with new seeds; only they see test", ge=1, le=64
     )
     space: dict[str, Any] = Field({}, description="Fields of `training` with their dimensions; options may be nested")
+
+    @property
+    def objectives(self) -> list[ObjectiveSpec]:
+        """One objective, or two."""
+        return list(self.metric) if isinstance(self.metric, list) else [self.metric]

@@ -130,6 +130,7 @@ class TrialSpec(Spec):
     training: TrainingSpec = Field(description="Settings of the run")
     data: DataSpec = Field(description="Limits on rows")
     objective: ObjectiveSpec = Field(description="What the search optimises")
+    second_objective: ObjectiveSpec | None = Field(None, description="The second of two objectives")
     deferral: DeferralRuleName = Field(description="The deferral rule of the objective")
     evaluate_at: list[int] = Field(
         description="Steps after which validation is evaluated and reported; ends at `steps`"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from catsweep.records import TrialRecord
+from catsweep.runs import starved
 from catsweep.sweep.search import Search
 
 EventKind = Literal["start", "connected", "task_ready", "task_failed", "trial_started", "trial_ended", "warning", "end"]
@@ -66,6 +67,8 @@ class Progress:
         if record.error:
             text += f" ({record.error.strip().splitlines()[-1]})"
         self.tell("trial_ended", text)
+        if (warning := starved(self.search.folder / record.trial_id, record)) is not None:
+            self.tell("warning", warning)
         try:
             self.on_record(self.search.folder / record.trial_id, record)
         except Exception as error:

@@ -8,9 +8,8 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from catsweep.records import read_steps
-from catsweep.spec.search import AshaScheduler
+from catsweep.spec.search import AshaScheduler, lower_is_better
 from catsweep.sweep.search import Search
-from catsweep.sweep.studies import direction
 from catsweep.sweep.trainable import forget_decision, tell_decision
 
 
@@ -73,11 +72,16 @@ class SweepScheduler(FIFOScheduler):  # type: ignore[misc]
             return None
         key = (spec.task.task, spec.stratum)
         if key not in self.ashas:
+            mode = "min" if lower_is_better(spec.objective) else "max"
             self.ashas[key] = asha = ASHAScheduler(
-                time_attr="step", metric="objective", mode=direction(spec.objective), max_t=spec.training.steps,
+                time_attr="step", metric="objective", mode=mode, max_t=spec.training.steps,
                 grace_period=settings.grace_period, reduction_factor=settings.reduction_factor, stop_last_trials=False,
             )  # fmt: skip
-            for trial_id in self.search.studies[key].records:
+            study = self.search.studies[key]
+            for trial_id in study.records:
+                known = study.trials.get(trial_id)
+                if known is None or known.objective != spec.objective:
+                    continue  # a confirm run, or a baseline's trial from before its gap was known
                 stored = SimpleNamespace(trial_id=trial_id)
                 asha.on_trial_add(None, stored)
                 self._tell_stored(asha, stored, trial_id)

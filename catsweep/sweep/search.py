@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from catsweep.errors import StorageError
 from catsweep.records import (
+    SECOND_OBJECTIVE,
     Status,
     StepMetrics,
     TrialRecord,
@@ -33,9 +34,10 @@ from catsweep.space import build_confirm, build_trial, check_search, strata, tra
 from catsweep.spec.dimensions import Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
-from catsweep.spec.search import BASELINE
+from catsweep.spec.search import BASELINE, ObjectiveSpec, has_gap
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
+from catsweep.sweep.anchor import Anchor, fix_anchor, guides, read_anchor
 from catsweep.sweep.studies import Observation, suggest
 
 
@@ -65,9 +67,12 @@ class Study:
         self.running: set[str] = set()
         self.delta: float | None = None  # min_task_delta of a mixture, judged against the baseline's study
         self.baseline: Study | None = None
+        self.anchor: Anchor | None = None  # where an objective has a gap: fixed once the baseline has been searched
 
     def next(self) -> TrialSpec | None:
         """The trial to run now; its spec.json is on storage. None: wait, or nothing is left."""
+        if self.objectives is None:
+            return None
         trial = self._next_confirm() if self.searched else self._next_search()
         if trial is not None:
             self.running.add(trial.trial_id)
@@ -86,7 +91,7 @@ class Study:
 
         Their records are set aside (record.failed-1.json ...) and returned. Runs that diverged are results, and stay.
         """
-        wanted = {trial.trial_id for trial in (*self._budgeted(), *self._confirm_runs())}
+        wanted = {trial.trial_id for trial in (*self.budgeted, *self._confirm_runs())}
         failed = [record for name, record in self.records.items() if name in wanted and record.status == "failed"]
         for record in failed:
             set_aside_record(self.folder / record.trial_id)
@@ -96,7 +101,7 @@ class Study:
     @property
     def searched(self) -> bool:
         """Whether the whole budget has been tried."""
-        return len([trial for trial in self._budgeted() if trial.trial_id in self.records]) == self.budget
+        return len([trial for trial in self.budgeted if trial.trial_id in self.records]) == self.budget
 
     @property
     def winner(self) -> TrialSpec | None:
@@ -106,6 +111,16 @@ class Study:
         return self.trials[found.trial_id] if found else None
 
     @property
+    def objectives(self) -> list[ObjectiveSpec] | None:
+        """What trials optimise now. With a gap the baseline goes first, guided by audc, and the others wait: None."""
+        wanted = self.spec.search.objectives
+        if self.anchor is not None:
+            return self.anchor.resolve(wanted)
+        if not any(map(has_gap, wanted)):
+            return wanted
+        return guides(wanted) if self.stratum == BASELINE else None
+
+    @property
     def waits(self) -> bool:
         """Whether the trial that all others are guarded against is not known yet."""
         return self.baseline is not None and not self.baseline.searched
@@ -113,7 +128,7 @@ class Study:
     @property
     def remaining(self) -> int:
         """Runs that have not ended, those of the confirmation included."""
-        searching = [trial for trial in self._budgeted() if trial.trial_id in self.records]
+        searching = [trial for trial in self.budgeted if trial.trial_id in self.records]
         left = self.budget - len(searching)
         if left:
             return left + self.spec.search.confirm_seeds
@@ -121,11 +136,13 @@ class Study:
             return self.spec.search.confirm_seeds
         return sum(trial.trial_id not in self.records for trial in self._confirm_runs())
 
-    def _budgeted(self) -> list[TrialSpec]:
+    @property
+    def budgeted(self) -> list[TrialSpec]:
+        """The search trials within the budget."""
         return [trial for trial in self.trials.values() if trial.number < self.budget]
 
     def _next_search(self) -> TrialSpec | None:
-        for trial in self._budgeted():
+        for trial in self.budgeted:
             if trial.trial_id not in self.records and trial.trial_id not in self.running:
                 return trial
         if len(self.running) >= max(2, self.budget // 4):
@@ -136,8 +153,9 @@ class Study:
             return None
         search = self.spec.search
         history = self._history()
-        value, parameters = suggest(self.tree, search.sampler, search.metric, self.task.task, number, history)
-        trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters)
+        objectives = self.objectives or []
+        value, parameters = suggest(self.tree, search.sampler, objectives, self.task.task, number, history)
+        trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters, objectives)
         self.trials[trial.trial_id] = trial
         return trial
 
@@ -149,7 +167,11 @@ class Study:
 
     def _confirm_runs(self) -> list[TrialSpec]:
         winner = self.winner
-        return [build_confirm(winner, index) for index in range(self.spec.search.confirm_seeds)] if winner else []
+        if winner is None:
+            return []
+        first, *second = self.objectives or self.spec.search.objectives
+        judged = winner.model_copy(update={"objective": first, "second_objective": second[0] if second else None})
+        return [build_confirm(judged, index) for index in range(self.spec.search.confirm_seeds)]
 
     def _history(self) -> list[Observation]:
         history = []
@@ -163,7 +185,8 @@ class Study:
                 violation = None
                 if best is not None and self.delta is not None:
                     violation = largest_loss(record, best, self.spec) - self.delta
-                history.append(Observation(trial.number, trial.parameters, record.objective, violation))
+                second = record.metrics.get(SECOND_OBJECTIVE)
+                history.append(Observation(trial.number, trial.parameters, record.objective, violation, second))
         return history
 
     def _stored(self, role: str) -> dict[str, TrialSpec]:
@@ -199,6 +222,7 @@ class Search:
         self.running: dict[str, Running] = {}
         self.ready: set[str] = set()
         self.failed_tasks: dict[str, str] = {}
+        self.fix_anchors()
         self.error: Exception | None = None  # of our own code inside Tune, which would log it and go on
 
     def retry_failed(self) -> list[TrialRecord]:
@@ -207,7 +231,8 @@ class Search:
 
     def next(self) -> TrialSpec | None:
         """The next trial of the study that has got least so far, or None where all must wait or are done."""
-        open_studies = [study for study in self.studies.values() if study.task.task in self.ready]
+        usable = self.ready - set(self.failed_tasks)
+        open_studies = [study for study in self.studies.values() if study.task.task in usable]
         for study in sorted(open_studies, key=lambda study: len(study.records) + len(study.running)):
             if (trial := study.next()) is not None:
                 self.running[trial.trial_id] = Running(trial, time.time())
@@ -262,7 +287,35 @@ class Search:
         if record.status != "failed":  # a failed one may go on; nobody else needs the checkpoint again
             shutil.rmtree(self.folder / trial_id / "checkpoint", ignore_errors=True)
         self.studies[record.task, record.stratum].end(record)
+        self.fix_anchors(record.task)
         return record
+
+    def fix_anchors(self, task: str | None = None) -> None:
+        """Where an objective has a gap: fix the quality to reach on each task (or on one) whose baseline has been searched,
+        and judge the baseline's own trials by it. A task whose baseline has no finished trial fails."""
+        if not any(map(has_gap, self.spec.search.objectives)):
+            return
+        for (name, stratum), baseline in self.studies.items():
+            if stratum != BASELINE or task not in (None, name) or baseline.anchor is not None:
+                continue
+            anchor = read_anchor(self.folder, name)
+            if anchor is None and baseline.searched:
+                records = [baseline.records[trial.trial_id] for trial in baseline.budgeted]
+                try:
+                    anchor = fix_anchor(self.folder, baseline.task, records, self.spec)
+                except StorageError as error:
+                    self.failed_tasks[name] = str(error)
+                    continue
+                baseline.records |= {trial.trial_id: _stored(self.folder, trial) for trial in baseline.budgeted}
+            for (other, _), study in self.studies.items():
+                if other == name:
+                    study.anchor = anchor
+
+
+def _stored(folder: Path, trial: TrialSpec) -> TrialRecord:
+    record = read_record(folder / trial.trial_id)
+    assert record is not None, f"{trial.trial_id} has ended"
+    return record
 
 
 def _record(running: Running) -> TrialRecord:

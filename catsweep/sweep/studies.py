@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,32 +20,34 @@ from catsweep.errors import StorageError
 from catsweep.space import Place, Scalar, draw, grid_point
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Interval, Node
-from catsweep.spec.search import GridSampler, ObjectiveSpec, SamplerSpec, TpeSampler
+from catsweep.spec.search import GridSampler, ObjectiveSpec, SamplerSpec, TpeSampler, lower_is_better
 
 
 @dataclass(frozen=True)
 class Observation:
     """A trial as the sampler sees it. value: its last objective; None while it runs. violation: how far it breaks a
-    constraint; above 0 it may not win. None without a constraint."""
+    constraint; above 0 it may not win. None without a constraint. second: the second of two objectives."""
 
     number: int
     parameters: dict[str, Scalar]
     value: float | None
     violation: float | None = None
-
-
-def direction(objective: ObjectiveSpec) -> str:
-    """Whether the search wants a "max" or a "min" of the objective."""
-    return "min" if objective.kind == "cost_at_quality" else "max"
+    second: float | None = None
 
 
 def suggest(
-    tree: Node, sampler: SamplerSpec, objective: ObjectiveSpec, task: str, number: int, history: list[Observation]
+    tree: Node,
+    sampler: SamplerSpec,
+    objectives: Sequence[ObjectiveSpec],
+    task: str,
+    number: int,
+    history: list[Observation],
 ) -> tuple[Any, dict[str, Scalar]]:
     """Settings of trial `number`, as `space.draw` returns them.
 
     history: trials that ran or are running. Trials that diverged or failed are left out: they say nothing that a
-    sampler could rank. The first trials, and all of a random search, do not look at the history.
+    sampler could rank. With two objectives TPE looks for their Pareto set. The first trials, and all of a random search, do
+    not look at the history.
     """
     if isinstance(sampler, GridSampler):
         return grid_point(tree, number)
@@ -55,14 +58,15 @@ def suggest(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # several samplers' options are marked experimental
         tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
-        study = optuna.create_study(direction="minimize" if direction(objective) == "min" else "maximize", sampler=tpe)
+        directions = ["minimize" if lower_is_better(objective) else "maximize" for objective in objectives]
+        study = optuna.create_study(directions=directions, sampler=tpe)
         # Sorted, so that the order in which trials happened to finish changes nothing.
         for observation in sorted(history, key=lambda observation: observation.number):
-            study.add_trial(_optuna_trial(tree, observation))
+            study.add_trial(_optuna_trial(tree, observation, len(objectives)))
         return draw(tree, _Asking(study.ask()))
 
 
-def _optuna_trial(tree: Node, observation: Observation) -> optuna.trial.FrozenTrial:
+def _optuna_trial(tree: Node, observation: Observation, num_objectives: int) -> optuna.trial.FrozenTrial:
     replay = _Replay(observation.parameters)
     try:
         draw(tree, replay)
@@ -71,10 +75,11 @@ def _optuna_trial(tree: Node, observation: Observation) -> optuna.trial.FrozenTr
             f"trial {observation.number} on storage has parameters {observation.parameters}, which the space cannot "
             f"give ({error}); expected the space of the sweep that made it. Use a new sweep name"
         ) from None
-    state = optuna.trial.TrialState.RUNNING if observation.value is None else optuna.trial.TrialState.COMPLETE
+    values = [value for value in (observation.value, observation.second)[:num_objectives] if value is not None]
+    is_complete = len(values) == num_objectives
     return optuna.trial.create_trial(
-        state=state,
-        value=observation.value,
+        state=optuna.trial.TrialState.COMPLETE if is_complete else optuna.trial.TrialState.RUNNING,
+        values=values if is_complete else None,
         params=replay.values,
         distributions=replay.distributions,
         constraints=None if observation.violation is None else {"min_task_delta": observation.violation},

@@ -35,7 +35,7 @@ def test_the_page_has_every_task_stratum_and_number(root: Path, page: str) -> No
         assert row.stratum in page
         assert f"{row.audc:.{3 if row.scale == 1 else 1}f}" in page
     assert "emoji/en-fr*" in page
-    assert "conditional\non one large model" in page
+    assert "conditional on one large model" in page
     assert "catsweep run tiny.yaml" in page
     assert "0123456789abcdef" in page
 

@@ -151,7 +151,7 @@ def test_the_sampler_learns_where_trials_break_the_guard() -> None:
             Observation(number, {"learning_rate": rate, "loss": "xent"}, rate, (rate - 1e-4) if guarded else None)
             for number, rate in enumerate(rates)
         ]
-        found = [suggest(tree, sampler, AudcObjective(), "mix", number, history)[1] for number in range(24, 44)]
+        found = [suggest(tree, sampler, [AudcObjective()], "mix", number, history)[1] for number in range(24, 44)]
         return [float(str(parameters["learning_rate"])) for parameters in found]
 
     assert sum(rate <= 1e-4 for rate in suggested(guarded=True)) >= 15

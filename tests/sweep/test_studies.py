@@ -35,7 +35,7 @@ TPE = TpeSampler(seed=3, num_startup_trials=4)
 def history(tree: Any, count: int, sampler: Any = TPE) -> list[Observation]:
     seen: list[Observation] = []
     for number in range(count):
-        parameters = suggest(tree, sampler, AudcObjective(), "task", number, seen)[1]
+        parameters = suggest(tree, sampler, [AudcObjective()], "task", number, seen)[1]
         rate = parameters["learning_rate"]
         assert isinstance(rate, float)
         seen.append(Observation(number, parameters, -abs(rate - 3e-4)))
@@ -44,23 +44,23 @@ def history(tree: Any, count: int, sampler: Any = TPE) -> list[Observation]:
 
 def test_the_same_history_gives_the_same_suggestion_in_whatever_order_it_came() -> None:
     seen = history(TREE, 12)
-    first = suggest(TREE, TPE, AudcObjective(), "task", 12, seen)
+    first = suggest(TREE, TPE, [AudcObjective()], "task", 12, seen)
     shuffled = random.Random(0).sample(seen, len(seen))
-    assert suggest(TREE, TPE, AudcObjective(), "task", 12, shuffled) == first
-    assert suggest(TREE, TPE, AudcObjective(), "task", 13, seen) != first
-    assert suggest(TREE, TPE, AudcObjective(), "other", 12, seen) != first
+    assert suggest(TREE, TPE, [AudcObjective()], "task", 12, shuffled) == first
+    assert suggest(TREE, TPE, [AudcObjective()], "task", 13, seen) != first
+    assert suggest(TREE, TPE, [AudcObjective()], "other", 12, seen) != first
 
 
 def test_start_up_points_coincide_across_strata() -> None:
     for number in range(4):
-        drawn = {name: suggest(tree, TPE, AudcObjective(), "task", number, [])[1] for name, tree in STRATA.items()}
+        drawn = {name: suggest(tree, TPE, [AudcObjective()], "task", number, [])[1] for name, tree in STRATA.items()}
         shared = ("learning_rate", "warmup", "norm")
         assert len({tuple(parameters[key] for key in shared) for parameters in drawn.values()}) == 1
         assert drawn["dist"]["loss.weight"] == drawn["cat_dist"]["loss.weight"]
 
 
 def test_all_dimensions_reach_both_ends_and_never_leave_them() -> None:
-    seen = [suggest(TREE, RandomSampler(), AudcObjective(), "task", n, [])[1] for n in range(300)]
+    seen = [suggest(TREE, RandomSampler(), [AudcObjective()], "task", n, [])[1] for n in range(300)]
     assert {parameters["warmup"] for parameters in seen} == {2, 3, 4}
     assert {parameters["norm"] for parameters in seen} == {None, "uniform"}
     assert {parameters["loss"] for parameters in seen} == {"xent", "dist", "cat_dist"}
@@ -92,17 +92,17 @@ def test_the_sampler_learns_and_follows_the_direction() -> None:
 
 def test_running_trials_change_a_suggestion_and_are_not_repeated() -> None:
     seen = history(TREE, 10)
-    alone = suggest(TREE, TPE, AudcObjective(), "task", 11, seen)[1]
-    beside = suggest(TREE, TPE, AudcObjective(), "task", 11, [*seen, Observation(10, alone, None)])[1]
+    alone = suggest(TREE, TPE, [AudcObjective()], "task", 11, seen)[1]
+    beside = suggest(TREE, TPE, [AudcObjective()], "task", 11, [*seen, Observation(10, alone, None)])[1]
     assert beside != alone
 
 
 def test_only_running_or_no_trials_at_all_still_give_a_suggestion() -> None:
-    running = Observation(0, suggest(TREE, TPE, AudcObjective(), "task", 0, [])[1], None)
-    assert suggest(TREE, TPE, AudcObjective(), "task", 9, [running])[1]
-    assert suggest(TREE, TPE, AudcObjective(), "task", 9, [])[1]
+    running = Observation(0, suggest(TREE, TPE, [AudcObjective()], "task", 0, [])[1], None)
+    assert suggest(TREE, TPE, [AudcObjective()], "task", 9, [running])[1]
+    assert suggest(TREE, TPE, [AudcObjective()], "task", 9, [])[1]
 
 
 def test_parameters_from_another_space_are_refused() -> None:
     with pytest.raises(StorageError, match="trial 0 on storage has parameters"):
-        suggest(TREE, TPE, AudcObjective(), "task", 9, [Observation(0, {"learning_rate": 1e-4}, 0.5)])
+        suggest(TREE, TPE, [AudcObjective()], "task", 9, [Observation(0, {"learning_rate": 1e-4}, 0.5)])
