@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from synthetic import ONE_TASK, copy_sweep
 
 from catsweep.cascade.metrics import METRIC_NAMES, Metric, metric_of
 from catsweep.curves import compute_task, results_on_storage, summarise
-from catsweep.records import read_records, read_rows, read_sweep, write_rows, write_sweep
+from catsweep.records import read_record, read_records, read_rows, read_sweep, write_record, write_rows, write_sweep
 from catsweep.report.lines import curve_lines
 from catsweep.report.page import write_report
 from catsweep.report.runs import confirmed_points, curves_run
@@ -157,3 +158,20 @@ def test_points_without_a_value_take_the_last_one_before_or_the_first_behind() -
     values = np.array([np.nan, np.nan, 2.0, np.nan, 3.0, np.nan])
     np.testing.assert_array_equal(_last_filled(values)[2:], [2, 2, 3, 3])
     np.testing.assert_array_equal(_first_filled(values)[:5], [2, 2, 2, 3, 3])
+
+
+def test_the_pareto_sets_of_two_objectives_stand_in_the_results_and_on_the_page(tmp_path: Path) -> None:
+    metric = "search.metric=[{kind: audc}, {kind: cost_at_quality, quality: 0.8}]"
+    root = copy_sweep(tmp_path, (*ONE_TASK, metric))
+    folder = root / "tiny" / "trials" / "langid/nordic" / "cat_xent+either"
+    for number, cost in ((0, 0.5), (1, 0.4), (2, 0.1), (3, 0.45)):  # trial 2 was stopped early; 3 is worse than 1
+        record = read_record(folder / f"{number:05d}")
+        assert record is not None
+        write_record(folder / f"{number:05d}", replace(record, metrics={"validation/objective_2": cost}))
+    result = compute_task(root, "tiny", "langid/nordic")
+    summarise(root, "tiny", [result])
+    found = result["strata"]["cat_xent/either"]["pareto"]
+    assert [(trial["number"], trial["objectives"][1]) for trial in found] == [(0, 0.5), (1, 0.4)]
+    page = write_report(root, "tiny").read_text()
+    assert "Pareto set of" in page
+    assert "cost_at_quality, quality 0.8" in page

@@ -285,3 +285,17 @@ def test_more_values_than_a_request_may_hold_are_written_in_several(root: Path) 
 def test_a_sweep_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds no sweep"):
         log_all(default_tracking_uri(tmp_path), tmp_path, "tiny", fail)
+
+
+def test_trials_of_a_pareto_set_have_a_tag_that_later_results_may_take_back(root: Path) -> None:
+    path = root / "tiny" / "curves" / f"{TASK}.json"
+    result = read_json(path)
+    for numbers in ([0, 1], [1]):
+        trials = [{"number": number, "parameters": {}, "objectives": [0.5, 0.5]} for number in numbers]
+        result["strata"]["xent"]["pareto"] = trials
+        write_json(path, result)
+        assert write(root)
+        tags = {key: run.data.tags.get("catsweep.pareto") for key, run in runs(root).items()}
+        marked = {key for key, value in tags.items() if value == "true"}
+        assert marked == {f"trials/{TASK}/xent/{number:05d}" for number in numbers}
+    assert tags[f"trials/{TASK}/xent/00000"] == "false"

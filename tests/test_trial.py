@@ -18,6 +18,7 @@ from catsweep.prepare import load_prepared, prepare_task
 from catsweep.records import StepMetrics, TrialRecord, read_record, read_rows, read_steps
 from catsweep.space import build_confirm, build_trial
 from catsweep.spec.load import Sweep
+from catsweep.spec.search import CostAtQualityObjective
 from catsweep.spec.sweep import TrialSpec
 from catsweep.trial import run_trial
 
@@ -86,6 +87,26 @@ def test_the_objective_follows_from_the_rows(reverse: tuple[Sweep, Path], tmp_pa
 def _references(root: Path) -> list[str]:
     texts = load_prepared(root, "tiny", "made/reverse").task_data().texts("validation")
     return [prompt[::-1] for prompt in texts["prompt"].to_pylist()]
+
+
+def test_two_objectives_are_both_reported(reverse: tuple[Sweep, Path], tmp_path: Path) -> None:
+    sweep, root = reverse
+    cost = CostAtQualityObjective(quality=0.0)
+    spec = trial(sweep).model_copy(update={"second_objective": cost})
+    record, reports = run(spec, root, tmp_path)
+    rows, large = (
+        read_rows(tmp_path / "rows.parquet"),
+        load_prepared(root, "tiny", "made/reverse").large_rows("validation"),
+    )
+    shapes = [ModelShape.from_dict(shape) for shape in (record.small_shape, record.large_shape)]
+    cascade = make_cascade(rows, large, get_metric("exact_match"), small_shape=shapes[0], large_shape=shapes[1])
+    curve = cascade.curve("mean")
+    assert record.objective == pytest.approx(audc(curve))
+    assert record.metrics["validation/objective_2"] == pytest.approx(
+        curve.cost_small / curve.cost_large
+    )  # 0 is reached alone
+    assert reports[-1].metrics["validation/objective_2"] == record.metrics["validation/objective_2"]
+    assert read_steps(tmp_path)[-1]["validation/objective_2"] == record.metrics["validation/objective_2"]
 
 
 def test_only_confirm_runs_see_calibration_and_test(reverse: tuple[Sweep, Path], tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def points_interval(item: Json) -> str:
     """A difference in percent of the range with its interval; without one where there is none."""
     if item["lower"] is None:
         return _points(item["value"])
-    return interval(*(100 * item[name] for name in ("value", "lower", "upper")), 100.0, sign=True)
+    value, lower, upper = (100 * item[name] for name in ("value", "lower", "upper"))
+    return interval(value, lower, upper, 100.0, sign=True)
 
 
 def percent_interval(item: Json) -> str:
