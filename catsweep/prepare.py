@@ -342,8 +342,7 @@ class LargeModel:
         held_out = data.tokens("validation") if seen else None
         train = data.tokens("train")
         self.sign(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
-        summary = signal_summary(folders["signal"])
-        right = summary["large_right_share"]
+        signal = signal_summary(folders["signal"])
         self.answer(data, task, folders["answers"], weights, batch_size)
         return {
             "keys": inputs.keys,
@@ -352,8 +351,8 @@ class LargeModel:
             "small": model_key(spec.small),
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
-            "signal": summary,
-            "warnings": data.warnings(task.task) + optimism(task.task, summary) + near_chance(task.task, train, right),
+            "signal": signal,
+            "warnings": data.warnings(task.task) + optimism(task.task, signal) + near_chance(task.task, train, signal),
             "peak_memory_bytes": peak_memory_bytes(),
         }
 

@@ -107,8 +107,8 @@ def all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> I
 
 
 def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
-    """What the large model cost before any trial: steps and FLOPs of its fine-tune (with those of its folds), and FLOPs of its pass over the small
-    models' training targets, at their mean lengths. None where the token ids are gone from the cache."""
+    """What the large model cost before any trial: steps and FLOPs of its fine-tune, with those of its folds, and FLOPs of
+    its pass over the small models' training targets, at their mean lengths; None where the token ids are gone."""
 
     def lengths(split: str) -> tuple[int, float, float] | None:
         paths = [
@@ -122,7 +122,7 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         return num, float(prompts[-1]) / num, float(targets[-1]) / num
 
     shape, finetune = ModelShape.from_dict(prepared["large_shape"]), spec.large.finetune
-    trained, signed = lengths("train" if finetune is None else finetune.trains_on), lengths("train")
+    trained, signed = lengths("train" if finetune is None else finetune.train_split), lengths("train")
     steps = (
         0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))
     )  # the answering one, and the folds'

@@ -74,10 +74,10 @@ def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
     return TeacherSignal(rank, logprob, ids, weights)
 
 
-def near_chance(task: str, train: TokenSplit, right_share: float) -> list[str]:
+def near_chance(task: str, train: TokenSplit, summary: dict[str, float]) -> list[str]:
     """A line where the large model gets no more training targets right than who always says the most frequent one: its half
-    of a filter then says nothing, and at a small share nearly all tokens are dropped. right_share: of the stored signal."""
-    ids = train.targets.ids
+    of a filter then says nothing, and at a small share nearly all tokens are dropped. summary: prepare.signal_summary's."""
+    ids, right_share = train.targets.ids, summary["large_right_share"]
     most_frequent = float(np.bincount(ids).max() / len(ids))
     if right_share > most_frequent:
         return []

@@ -16,7 +16,7 @@ from catsweep.records import is_complete
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import SignalArrays, chance_warnings, load_signal, target_rank, teacher_pass
+from catsweep.teacher import SignalArrays, load_signal, near_chance, target_rank, teacher_pass
 
 CONFIG = {
     "model_type": "llama",
@@ -203,8 +203,10 @@ def test_a_changed_template_model_or_cut_gives_new_keys(
 
 def test_a_large_model_that_is_no_better_than_the_most_frequent_token_is_warned_of() -> None:
     ids = np.array([5, 5, 5, 7, 8, 9, 10, 11, 12, 13], dtype=np.int32)
-    (text,) = chance_warnings("made/reverse", ids, 0.3)
+    ten = Tokens(ids, np.array([0, 10]))
+    train = TokenSplit(ten, ten, ten, np.zeros(2, np.int64))
+    (text,) = near_chance("made/reverse", train, {"large_right_share": 0.3})
     assert text.startswith("made/reverse: the large model gets 30.0% of the training target tokens right")
     assert "would get 30.0%" in text
     assert "large.finetune.steps" in text
-    assert chance_warnings("made/reverse", ids, 0.31) == []
+    assert near_chance("made/reverse", train, {"large_right_share": 0.31}) == []
