@@ -11,6 +11,7 @@ from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.errors import StorageError
 from catsweep.records import read_json, read_sweep, storage_root, write_json
+from catsweep.report.comparison import macro_table
 from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
@@ -85,6 +86,9 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
     output.print(render_table(rows))
+    if (over_all := macro_table(summary)) is not None:
+        output.print()
+        output.print(over_all)
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"

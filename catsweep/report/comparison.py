@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from catsweep.comparing import PRIMARY
 from catsweep.report.lines import MIN_MACRO_TASKS
 from catsweep.report.tables import MISSING, excludes_zero, interval, percent
 from catsweep.report.verdicts import quality_kind
 from catsweep.spec.base import Json
+from catsweep.spec.search import BASELINE
 
 
 def macro_rows(summary: Json) -> list[dict[str, Any]]:
@@ -36,6 +40,23 @@ def _macro_row(stratum: str, macro: Json, rank: float | None) -> dict[str, Any]:
         "p": f"{macro['p_value']:.2g}" if is_enough else MISSING,
         "p_holm": f"{macro['p_value_holm']:.2g}" if is_enough and "p_value_holm" in macro else MISSING,
     }
+
+
+def macro_table(summary: Json) -> Table | None:
+    """The macro rows for a terminal of 80 columns; None with fewer than two tasks, of which there is nothing to say."""
+    rows = [row for row in macro_rows(summary) if row["num_tasks"] > 1]
+    if not rows:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold", title="over all tasks", title_justify="left")
+    table.add_column("stratum", overflow="fold")
+    for name in (f"audc −\n{BASELINE}, %", "won/tied\n/lost", "rank", "FLOPs\nsaved", "p\n(Holm)"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        colour = {"good": "bold green", "bad": "bold red"}.get(row["kind"], "")
+        p_value = row["p"] if row["p_holm"] == MISSING else row["p_holm"]
+        saved, counts = row["saved"].split(" ")[0], row["counts"].replace(" ", "")
+        table.add_row(row["stratum"], Text(row["difference"], colour), counts, row["rank"], saved, p_value)
+    return table
 
 
 def kind_table(summary: Json) -> dict[str, Any] | None:

@@ -292,5 +292,6 @@ def fact_notes(facts: dict[str, int], where: str = "") -> list[str]:
 
 
 def json_lines(rows: list[ResultRow], summary: Json) -> dict[str, Any]:
-    """What `--json` prints: the rows and the macro differences."""
-    return {"rows": as_json(rows), "macro": summary["macro"], "left_out_small": summary["left_out_small"]}
+    """What `--json` prints: the rows, and the comparisons and the budget over all tasks."""
+    names = ("macro", "p_value_holm", "mean_rank", "budget", "left_out_small")
+    return {"rows": as_json(rows), **{name: summary[name] for name in names}}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from catsweep.report.comparison import kind_table, macro_rows, spent_rows
+import io
+
+from rich.console import Console
+
+from catsweep.report.comparison import kind_table, macro_rows, macro_table, spent_rows
 from catsweep.spec.base import Json
 
 
@@ -36,6 +40,28 @@ def test_the_primary_endpoint_stands_first_and_is_marked() -> None:
     assert (first["counts"], first["holm"], first["rank"]) == ("3 / 2 / 1", "2 / 0", "1.50")
     assert first["saved"] == "+12% [+3%,\u00a0+20%] (−0.10)"
     assert (second["kind"], second["p_holm"]) == ("", "0.04")
+
+
+def test_a_terminal_of_80_columns_shows_the_macro_rows_on_a_line_each() -> None:
+    table = macro_table(SUMMARY)
+    assert table is not None
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (first,) = [line for line in lines if "cat_xent/either (primary)" in line]
+    assert first.split() == [
+        "cat_xent/either",
+        "(primary)",
+        "+2.00",
+        "[+1.00,",
+        "+3.00]",
+        "3/2/1",
+        "1.50",
+        "+12%",
+        "0.012",
+    ]
+    one = {**SUMMARY, "macro": {"dist": macro(0.1, 0.1) | {"num_tasks": 1}}}
+    assert macro_table(one) is None
 
 
 def test_kinds_are_rows_and_a_single_task_has_no_interval() -> None:
