@@ -189,5 +189,6 @@ def test_smollm2_on_xsum(pair: tuple[Path, Path], tmp_path: Path) -> None:
         assert max(rows["num_output_tokens"].to_pylist()) <= 24
         assert max(rows["num_prompt_tokens"].to_pylist()) == 64
     assert all(finished.large_rows["output"].to_pylist())
-    for metric in finished.metrics.values():  # after twenty steps the ten layers still write word salad
-        assert metric["large"]["value"] > max(found["quality_small"]["value"] for found in metric["strata"].values())
+    for record in finished.records:  # before it has learnt, ten layers of thirty tell far fewer tokens than the whole
+        first = read_steps(tmp_path / "root" / "xsum" / record.trial_id)[0]
+        assert first["train/quadrant/only_large"] > first["train/quadrant/only_small"] + 0.1
