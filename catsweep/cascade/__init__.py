@@ -1,9 +1,10 @@
-"""Cascades in plain numbers: rows of answers in, curves and comparisons out. numpy only, nothing is downloaded or drawn.
+"""Cascades in plain numbers: rows of answers in, curves and comparisons out. numpy (and scikit-learn in learned.py) only, nothing is downloaded or drawn.
 
 ragged.py      rows of different lengths as one flat array
 order.py       a hash of ids, and the order in which queries are deferred
 signals.py     what the small model said about its own answers
 rules.py       deferral rules: signals -> uncertainty, high defers
+learned.py     the learned deferral rule: an estimate of the gain, fitted on calibration
 metrics/       answers -> statistics -> quality of any mix of answers
 cost.py        token counts -> FLOPs
 curve.py       the n+1 points of a cascade, and what is read off them

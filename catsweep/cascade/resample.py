@@ -18,7 +18,7 @@ from catsweep.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class OrderedSystem:
     """A system in deferral order: group of each row (n,), and both models' aligned statistics (n, j). For additive metrics
     these are also summed by group (G, j); others have no sums."""
 
@@ -39,7 +39,7 @@ def prepare(
     group_of_row: NDArray[np.int64],
     num_groups: int,
     metric: Metric,
-) -> Prepared:
+) -> OrderedSystem:
     """Sort a system once; every resample reuses the order. Raises ValueError where there is not one group a row,
     DataError where a question of multirc_em lies in two groups."""
     score = np.asarray(uncertainty, dtype=np.float64)
@@ -51,7 +51,7 @@ def prepare(
         _check_questions(small[:, 1], group_of_row, metric.name)
     added = isinstance(metric, Additive)
     by_group = [_sum_by_group(part, group_of_row, num_groups) if added else part[:0] for part in (small, large)]
-    return Prepared(
+    return OrderedSystem(
         group_of_row[order], small.take(order, axis=0), large.take(order, axis=0), by_group[0], by_group[1], metric
     )
 
@@ -65,7 +65,7 @@ def group_counts(num_groups: int, num_resamples: int, seed: int, chunk: int) -> 
         yield np.bincount(drawn.ravel(), minlength=size * num_groups).reshape(size, num_groups)
 
 
-def resampled(counts: NDArray[np.int64], item: Prepared) -> FloatArray:
+def resampled(counts: NDArray[np.int64], item: OrderedSystem) -> FloatArray:
     """(b, 3) audc, quality of small and of large alone, of resamples with group counts (b, G)."""
     if not isinstance(item.metric, Additive):
         return np.array([_resampled_table(row.take(item.group_of_row), item) for row in counts])
@@ -107,7 +107,7 @@ def _sums_audc(weights: NDArray[np.int64], small_sums: FloatArray, change: Float
     return area(metric.score(np.concatenate([small_sums[None], changes]).cumsum(axis=0)))
 
 
-def _resampled_table(weights: NDArray[np.int64], item: Prepared) -> tuple[float, float, float]:
+def _resampled_table(weights: NDArray[np.int64], item: OrderedSystem) -> tuple[float, float, float]:
     """audc, quality of small and of large alone under integer row weights (n,), of the table that they describe."""
     quality = item.metric.mixed(item.metric.drawn(item.small, weights), item.metric.drawn(item.large, weights))
     return area(quality), float(quality[0]), float(quality[-1])

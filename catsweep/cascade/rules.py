@@ -18,7 +18,7 @@ MOST_UNCERTAIN = 1e30
 """Uncertainty of an answer without tokens, for every token rule, and the cap of all uncertainties. [ours] An empty answer
 tells nothing, so it is deferred first; the value is finite, so that every number computed from it is."""
 
-TokenKind = Literal["mean", "sum", "max", "token_entropy"]
+TokenKind = Literal["mean", "sum", "max", "token_entropy", "token_margin"]
 ChoiceKind = Literal["choice_max_probability", "choice_margin", "choice_entropy"]
 
 
@@ -27,6 +27,7 @@ class TokenRule:
     """A reduction over the N tokens of the answer, with u_i = -log p_S(y_i | x, y_<i) in nats.
 
     mean: (1/N) sum u_i, the paper's rule. sum: sum u_i. max: the largest u_i. token_entropy: mean entropy of a token.
+    token_margin: 1 - mean of (probability of the first minus that of the second token), in [0, 1].
     """
 
     kind: TokenKind = "mean"
@@ -86,13 +87,25 @@ class OracleRule:
         return self.kind
 
 
-DeferralRule = TokenRule | QuantileRule | ChoiceRule | RandomRule | OracleRule
+@dataclass(frozen=True)
+class LearnedRule:
+    """An estimate of the quality that is gained by deferring, fitted on calibration (see learned.learned_gains)."""
+
+    kind: Literal["learned"] = "learned"
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+
+DeferralRule = TokenRule | QuantileRule | ChoiceRule | RandomRule | OracleRule | LearnedRule
 
 _SIMPLE_RULES: dict[str, DeferralRule] = {
-    **{kind: TokenRule(kind) for kind in ("mean", "sum", "max", "token_entropy")},
+    **{kind: TokenRule(kind) for kind in ("mean", "sum", "max", "token_entropy", "token_margin")},
     **{kind: ChoiceRule(kind) for kind in ("choice_max_probability", "choice_margin", "choice_entropy")},
     "random": RandomRule(),
     "oracle": OracleRule(),
+    "learned": LearnedRule(),
 }  # fmt: skip
 
 
@@ -122,22 +135,23 @@ def parse_rule(text: str) -> DeferralRule:
 def uncertainty(rule: DeferralRule, signals: Signals, *, gain: FloatArray | None = None) -> FloatArray:
     """(n,) float64, at most MOST_UNCERTAIN: how uncertain the small model is about each answer; high defers.
 
-    gain: (n,) quality gained by deferring; only the oracle needs it.
+    gain: (n,) quality gained by deferring, known for the oracle, estimated for the learned rule; no other needs it.
     Raises DataError for a choice rule on a row without choices, and for signals that are NaN.
     """
     match rule:
         case TokenRule(kind=token_kind):
             values = _token_uncertainty(token_kind, signals)
         case QuantileRule(share=share):
-            values = _token_uncertainties(signals).quantile(share, empty=MOST_UNCERTAIN)
+            values = token_uncertainties(signals).quantile(share, empty=MOST_UNCERTAIN)
         case ChoiceRule(kind=choice_kind):
-            values = _choice_uncertainty(choice_kind, signals)
+            values = choice_uncertainty(choice_kind, signals)
         case RandomRule(seed=seed):
             # 53 bits, so that the quotient is exact and below 1.
             values = (hash_ids(signals.ids, seed=seed + 1) >> np.uint64(11)) / 2.0**53
-        case OracleRule():
+        case OracleRule() | LearnedRule():
             if gain is None:
-                raise ValueError("the oracle rule needs `gain`; compute it with lines.quality_gain")
+                source = "lines.quality_gain" if rule.kind == "oracle" else "learned.learned_gains"
+                raise ValueError(f"the {rule.kind} rule needs `gain`; compute it with {source}")
             values = np.asarray(gain, dtype=np.float64)
         case _:
             assert_never(rule)
@@ -150,7 +164,7 @@ def uncertainty(rule: DeferralRule, signals: Signals, *, gain: FloatArray | None
     return np.minimum(values, MOST_UNCERTAIN)
 
 
-def _token_uncertainties(signals: Signals) -> Ragged:
+def token_uncertainties(signals: Signals) -> Ragged:
     """u_i = -log p of every token, capped so that a probability of 0 stays finite in sums."""
     logprobs = signals.token_logprobs
     return logprobs.map(np.minimum(-logprobs.values.astype(np.float64), MOST_UNCERTAIN))
@@ -159,19 +173,23 @@ def _token_uncertainties(signals: Signals) -> Ragged:
 def _token_uncertainty(kind: TokenKind, signals: Signals) -> FloatArray:
     match kind:
         case "mean":
-            return _token_uncertainties(signals).mean(empty=MOST_UNCERTAIN)
+            return token_uncertainties(signals).mean(empty=MOST_UNCERTAIN)
         case "sum":
-            tokens = _token_uncertainties(signals)
+            tokens = token_uncertainties(signals)
             return np.where(tokens.lengths > 0, tokens.sum(), MOST_UNCERTAIN)
         case "max":
-            return _token_uncertainties(signals).max(empty=MOST_UNCERTAIN)
+            return token_uncertainties(signals).max(empty=MOST_UNCERTAIN)
         case "token_entropy":
             return signals.token_entropies.mean(empty=MOST_UNCERTAIN)
+        case "token_margin":
+            # The margins are float32: a mean of 1s must not give an uncertainty below 0.
+            return np.maximum(1.0 - signals.token_margins.mean(empty=1.0 - MOST_UNCERTAIN), 0.0)
         case _:
             assert_never(kind)
 
 
-def _choice_uncertainty(kind: ChoiceKind, signals: Signals) -> FloatArray:
+def choice_uncertainty(kind: ChoiceKind, signals: Signals) -> FloatArray:
+    """(n,) uncertainty of a choice rule. Raises DataError for a row without choices."""
     logprobs = signals.choice_logprobs
     without = logprobs.lengths == 0
     if without.any():

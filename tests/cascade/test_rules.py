@@ -4,13 +4,22 @@ import numpy as np
 import pytest
 
 from catsweep.cascade.ragged import Ragged
-from catsweep.cascade.rules import MOST_UNCERTAIN, OracleRule, QuantileRule, TokenRule, parse_rule, uncertainty
+from catsweep.cascade.rules import (
+    MOST_UNCERTAIN,
+    LearnedRule,
+    OracleRule,
+    QuantileRule,
+    TokenRule,
+    parse_rule,
+    uncertainty,
+)
 from catsweep.cascade.signals import Signals
 from catsweep.errors import DataError, SpecError
 
 LOGPROBS = [[-0.1, -2.0, -0.3], [], [-0.5]]
 ENTROPIES = [[0.2, 0.8, 0.5], [], [1.5]]
-TOKEN_RULES = ("mean", "sum", "max", "token_entropy", "quantile:0.5")
+MARGINS = [[0.9, 0.1, 0.5], [], [1.0]]
+TOKEN_RULES = ("mean", "sum", "max", "token_entropy", "token_margin", "quantile:0.5")
 
 
 def signals(logprobs: list[list[float]] = LOGPROBS, choices: list[list[float]] | None = None) -> Signals:
@@ -18,7 +27,8 @@ def signals(logprobs: list[list[float]] = LOGPROBS, choices: list[list[float]] |
     chosen = Ragged.from_lists(choices or [[] for _ in logprobs])
     ids = np.array([f"q{row}" for row in range(len(logprobs))])
     entropies = Ragged.from_lists(ENTROPIES) if logprobs is LOGPROBS else tokens
-    return Signals(ids, tokens, entropies, tokens, chosen, chosen.map(np.ones(len(chosen.values))))
+    margins = Ragged.from_lists(MARGINS) if logprobs is LOGPROBS else tokens
+    return Signals(ids, tokens, entropies, margins, chosen, chosen.map(np.ones(len(chosen.values))))
 
 
 def test_token_rules_give_the_values_worked_out_by_hand() -> None:
@@ -27,6 +37,7 @@ def test_token_rules_give_the_values_worked_out_by_hand() -> None:
         "sum": [2.4, MOST_UNCERTAIN, 0.5],
         "max": [2.0, MOST_UNCERTAIN, 0.5],
         "token_entropy": [0.5, MOST_UNCERTAIN, 1.5],
+        "token_margin": [0.5, MOST_UNCERTAIN, 0.0],
         "quantile:0.5": [0.3, MOST_UNCERTAIN, 0.5],
         "quantile:0.75": [1.15, MOST_UNCERTAIN, 0.5],
     }
@@ -94,8 +105,15 @@ def test_the_oracle_is_the_gain_and_asks_for_it() -> None:
         uncertainty(OracleRule(), signals())
 
 
+def test_the_learned_rule_is_the_estimate_that_it_is_given_and_asks_for_it() -> None:
+    estimate = np.array([0.0, 1.0, -1.0])
+    np.testing.assert_array_equal(uncertainty(LearnedRule(), signals(), gain=estimate), estimate)
+    with pytest.raises(ValueError, match="learned_gains"):
+        uncertainty(LearnedRule(), signals())
+
+
 @pytest.mark.parametrize(
-    "name", [*TOKEN_RULES, "choice_max_probability", "choice_entropy", "random", "random:7", "oracle"]
+    "name", [*TOKEN_RULES, "choice_max_probability", "choice_entropy", "random", "random:7", "oracle", "learned"]
 )
 def test_a_rule_is_found_again_by_its_name(name: str) -> None:
     assert parse_rule(name).name == name
