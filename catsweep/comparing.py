@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from catsweep.cascade.compare import holm, macro_difference, macro_mean, mean_interval, mean_ranks
+from catsweep.deferral import EQUAL_QUALITY
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
 PRIMARY = "cat_xent/either"
 """The stratum of the primary endpoint, fixed before any run: macro test audc, mean rule, minus the baseline's."""
-EQUAL_QUALITY = "gap>=0.8"
-"""The operating point at which strata are compared: 80% of the way from the baseline's small model to the large one."""
 ALPHA = 0.05
 
 

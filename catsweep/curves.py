@@ -3,6 +3,7 @@
     curves/<task>.json     qualities, intervals, differences, operating points, curves at every percent of deferral
     curves/<task>.parquet  every point of every curve
     curves/summary.json    macro differences over tasks; of each mixture its macro curves and worst member
+    recomputed/<settings>/ the same files under other deferral rules and cost models
 
 The members of a mixture are tasks here, named <mixture>/<task>.
 
@@ -13,32 +14,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from catsweep.cascade.compare import Bootstrap, System, bootstrap_curves, task_difference
+from catsweep.cascade.compare import Bootstrap
 from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
-from catsweep.cascade.curve import (
-    Curve,
-    OperatingPoint,
-    apgr,
-    apply_threshold,
-    audc,
-    best_point,
-    cheapest_point,
-    cpt,
-    flops_saved_at_equal_quality,
-)
+from catsweep.cascade.curve import apgr, audc, cpt, flops_saved_at_equal_quality
+from catsweep.cascade.latency import Latency
 from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
 from catsweep.comparing import budget, compare
+from catsweep.deferral import (
+    Anchor,
+    Draws,
+    bootstrap_rules,
+    cost_results,
+    mean_interval,
+    operating_points,
+    rule_comparison,
+    rules_for,
+    savings,
+)
 from catsweep.errors import StorageError
 from catsweep.macro import load_draws, macro_result, save_draws
 from catsweep.records import (
+    MANIFEST,
     TrialRecord,
     confirmed,
     objective_values,
@@ -55,33 +60,58 @@ from catsweep.records import (
 from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run, run_oracle, starved
 from catsweep.space import rungs, strata, training_tree
 from catsweep.spec.base import Json, digest
+from catsweep.spec.cascade import UNITS, CascadeSpec, PriceCost
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import BASELINE
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.splits import MIN_TEST_ROWS
 
-COST_TARGETS = (0.25, 0.5, 0.75)
-"""Operating points: the best quality within these shares of the large model's mean cost."""
-GAP_TARGETS = (0.5, 0.8, 1.0)
-"""Operating points: the lowest cost at these shares of the way from the baseline's small model to the large one."""
-RESULTS_VERSION = 5
+RESULTS_VERSION = 6
 """Of the files below curves/; results of another one are computed again."""
 
 
-def compute_task(root: Path, sweep: str, task_name: str) -> Json:
-    """Compute one task's results, write them below <root>/<sweep>/curves, and return the JSON.
+@dataclass(frozen=True)
+class Recomputation:
+    """Results under other deferral rules or cost models than the sweep's own, in a folder of their own below the sweep's."""
+
+    cascade: CascadeSpec
+
+    @property
+    def folder(self) -> str:
+        """`recomputed/mean+max_flops+price-1a2b3c`: the rules, and the cost models, prices as a key."""
+        costs = [
+            f"price-{cost.digest()[:6]}" if isinstance(cost, PriceCost) else cost.kind for cost in self.cascade.costs
+        ]
+        name = f"{'+'.join(self.cascade.deferral)}_{'+'.join(costs)}".replace(":", "-")
+        return f"recomputed/{name if len(name) <= 120 else self.cascade.digest()}"
+
+
+def results_folder(root: Path, sweep: str, other: Recomputation | None = None) -> Path:
+    """Where results lie: of the sweep's own settings, or of other ones."""
+    return root / sweep / (other.folder if other else "curves")
+
+
+def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation | None = None) -> Json:
+    """Compute one task's results, write them below <root>/<sweep>/curves (or the folder of other settings), and return the
+    JSON.
 
     A pure function of the files on storage: it may run anywhere, as often as one likes. Raises StorageError.
     """
     spec, unit, task, records = _sweep_of(root / sweep, task_name)
-    large = read_rows(root / "cache" / "answers" / _answers_key(root, sweep, task_name) / "rows.parquet")
+    cascade = other.cascade if other else spec.cascade
+    cascade = cascade.model_copy(update={"deferral": rules_for(task, cascade)})
+    spec = spec.model_copy(update={"cascade": cascade})
+    answers = root / "cache" / "answers" / _answers_key(root, sweep, task_name)
+    large = read_rows(answers / "rows.parquet")
+    large_latency = _large_latency(answers) if any(cost.kind == "latency" for cost in cascade.costs) else None
     result: Json = {
         "task": task_name,
         "group": task.group,
         "metrics": {},
         "num_rows": read_json(root / sweep / "prepared" / f"{task_name}.json")["num_rows"],
-        "rules": spec.cascade.deferral,
+        "rules": cascade.deferral,
+        "costs": [{"kind": cost.kind, "unit": UNITS[cost.kind]} for cost in cascade.costs],
         "baseline": BASELINE,
         "wanted": {
             "strata": list(strata(training_tree(spec), spec.search.stratify)),
@@ -95,7 +125,9 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
     }
     if isinstance(unit, MixtureSpec):
         result |= {"mixture": unit.task, "member": task.task}
-    folder = root / sweep / "curves"
+    if large_latency is not None:
+        result["large_latency"] = large_latency.to_dict()
+    folder = results_folder(root, sweep, other)
     best = {stratum: record for (name, stratum), record in winners(records, spec).items() if name == unit.task}
     for stratum, winner in best.items():
         result["strata"][stratum] = _stratum_facts(root / sweep, records, winner, spec)
@@ -109,17 +141,27 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
         metric = metric_of(item)
         runs = {
             stratum: [
-                read_run(root / sweep, record, large, metric, result.get("member"))
+                read_run(
+                    root / sweep,
+                    record,
+                    large,
+                    metric,
+                    result.get("member"),
+                    cascade=cascade,
+                    large_latency=large_latency,
+                )
                 for record in confirmed(records, winner, spec.search.confirm_seeds)
             ]
             for stratum, winner in best.items()
         }
         runs = {stratum: found for stratum, found in runs.items() if found}
-        draws = _bootstrap(runs, spec.cascade.deferral[0], spec, metric) if runs else {}
+        # Rules are compared under the metric that was searched; resampling the others, too, would cost as much again.
+        rules = cascade.deferral if not result["metrics"] else cascade.deferral[:1]
+        draws = bootstrap_rules(runs, rules, cascade, metric) if runs else {}
         if isinstance(unit, MixtureSpec) and not result["metrics"]:
-            save_draws(folder / f"{task_name}.npz", _all_draws(draws))
+            save_draws(folder / f"{task_name}.npz", _all_draws(draws.get(rules[0], {})))
         result["metrics"][metric.name] = _metric_results(runs, draws, spec, metric)
-        points += list(all_points(runs, spec, metric))
+        points += list(all_points(runs, cascade, metric))
     result = _defined(result)
     write_json(folder / f"{task_name}.json", result)
     if points:
@@ -127,8 +169,19 @@ def compute_task(root: Path, sweep: str, task_name: str) -> Json:
     return result
 
 
-def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
-    """The comparisons over all tasks (see comparing.compare) and the budget that was spent: curves/summary.json.
+def _large_latency(answers: Path) -> Latency:
+    found = read_json(answers / MANIFEST)["facts"].get("latency") if (answers / MANIFEST).exists() else None
+    if found is None:
+        raise StorageError(
+            f"{answers}: the large model's seconds were not measured (its answers were made by an older catsweep); the cost "
+            "model latency expects `latency` in its manifest.json. Remove the folder and run `catsweep run` again, or leave "
+            "latency out"
+        )
+    return Latency.from_dict(found)
+
+
+def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputation | None = None) -> Json:
+    """The comparisons over all tasks (see comparing.compare) and the budget that was spent: summary.json beside the results.
 
     Small tasks are left out, and so are the members of mixtures, which have macro results of their own, unless the sweep is
     one mixture and no more.
@@ -141,7 +194,7 @@ def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
     left_out = [result["task"] for result in results if is_small(result)]
     summary = {
         "version": RESULTS_VERSION,
-        "key": results_key(root, sweep),
+        "key": results_key(root, sweep, other),
         **_defined(compare(tasks)),
         "budget": budget(results),
         "tasks": [result["task"] for result in tasks],
@@ -149,25 +202,28 @@ def summarise(root: Path, sweep: str, results: list[Json]) -> Json:
     }
     if mixtures:
         summary["mixtures"] = [
-            _macro(root, sweep, name, [result for result in results if result.get("mixture") == name])
+            _macro(
+                results_folder(root, sweep, other),
+                name,
+                [result for result in results if result.get("mixture") == name],
+            )
             for name in (mixture.task for mixture in mixtures)
             if any(result.get("mixture") == name for result in results)
         ]
-    write_json(root / sweep / "curves" / "summary.json", summary)
+    write_json(results_folder(root, sweep, other) / "summary.json", summary)
     return summary
 
 
-def _macro(root: Path, sweep: str, name: str, results: list[Json]) -> Json:
-    folder = root / sweep / "curves"
+def _macro(folder: Path, name: str, results: list[Json]) -> Json:
     draws = [load_draws(folder / f"{result['task']}.npz") for result in results]
     return dict(_defined(macro_result(name, results, draws, [is_small(result) for result in results])))
 
 
-def results_key(root: Path, sweep: str) -> str:
-    """A key of everything that the results of a sweep are computed from."""
+def results_key(root: Path, sweep: str, other: Recomputation | None = None) -> str:
+    """A key of everything that the results of a sweep, or those of other settings, are computed from."""
     found = read_sweep(root / sweep)
     records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
-    settings = found[0].cascade.to_json() if found else None
+    settings = other.cascade.to_json() if other else found[0].cascade.to_json() if found else None
     tasks = result_names(found[1]) if found else []
     seeds, samples = (found[0].search.confirm_seeds, found[0].search.num_samples) if found else (0, 0)
     runs = [[record.trial_id, record.status, record.ended_at] for record in records]
@@ -231,12 +287,12 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
     }
 
 
-def _metric_results(
-    runs: dict[str, list[Run]], draws: dict[str, list[Bootstrap]], spec: SweepSpec, metric: Metric
-) -> Json:
+def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec, metric: Metric) -> Json:
+    """by_rule: bootstrap draws, of the first rule at least."""
     first_rule = spec.cascade.deferral[0]
     if not runs:
         return {"scale": metric.scale, "lowest": metric.lowest, "signature": metric.signature, "strata": {}}
+    draws = by_rule[first_rule]
     some = next(iter(runs.values()))[0]
     large = next(iter(next(iter(draws.values()))))
     anchor = _gap_anchor(runs, first_rule)
@@ -244,28 +300,37 @@ def _metric_results(
         "scale": metric.scale,
         "lowest": metric.lowest,
         "signature": metric.signature,
-        "large": {**vars(large.quality_large_interval), "cost_flops": float(some.test.large_cost.mean())},
+        "large": {**vars(large.quality_large_interval), "cost_flops": float(some.test.costs["flops"][1].mean())},
         "strata": {},
     }
+    rule_results = {
+        stratum: _rule_results(found, spec.cascade.deferral, metric, anchor) for stratum, found in runs.items()
+    }
+    firsts = {stratum: found[first_rule] for stratum, found in rule_results.items()}
+    saved = savings(runs, firsts, spec.cascade)
     for stratum, found in runs.items():
         own = draws[stratum]
         entry: Json = {
-            "quality_small": _mean_interval(
+            "quality_small": mean_interval(
                 [item.quality_small for item in own], [item.quality_small_draws for item in own]
             ),
-            "audc": _mean_interval([item.audc for item in own], [item.audc_draws for item in own]),
-            "cost_small_flops": float(np.mean([run.test.small_cost.mean() for run in found])),
-            "rules": {rule: _rule_results(found, rule, metric, anchor) for rule in spec.cascade.deferral},
+            "audc": mean_interval([item.audc for item in own], [item.audc_draws for item in own]),
+            "cost_small_flops": float(np.mean([run.test.costs["flops"][0].mean() for run in found])),
+            "rules": rule_results[stratum],
+            "savings": saved[stratum],
+            "costs": cost_results(found, spec.cascade, anchor),
             "curve": mean_curve(found, first_rule, metric),
             "facts": _facts(found, metric),
         }
+        if len(by_rule) > 1:
+            entry["deferral"] = rule_comparison(found, {rule: drawn[stratum] for rule, drawn in by_rule.items()})
         if stratum != BASELINE and BASELINE in draws:
             base = {run.record.seed: item for run, item in zip(runs[BASELINE], draws[BASELINE], strict=True)}
             pairs = [
                 (item, base[run.record.seed]) for run, item in zip(found, own, strict=True) if run.record.seed in base
             ]
             if pairs:
-                entry["difference"] = _mean_interval(
+                entry["difference"] = mean_interval(
                     [a.audc - b.audc for a, b in pairs], [a.audc_draws - b.audc_draws for a, b in pairs]
                 )
         results["strata"][stratum] = entry
@@ -287,21 +352,6 @@ def _defined(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _bootstrap(runs: dict[str, list[Run]], rule: str, spec: SweepSpec, metric: Metric) -> dict[str, list[Bootstrap]]:
-    systems = {
-        f"{stratum}\n{index}": System(
-            run.test.signals.ids, run.test.small_statistics, run.test.large_statistics, run.test.uncertainty(rule)
-        )
-        for stratum, found in runs.items()
-        for index, run in enumerate(found)
-    }
-    groups = next(iter(runs.values()))[0].test.groups
-    drawn = bootstrap_curves(
-        systems, groups=groups, metric=metric, num_resamples=spec.cascade.num_resamples, seed=spec.cascade.seed
-    )
-    return {stratum: [drawn[f"{stratum}\n{index}"] for index in range(len(found))] for stratum, found in runs.items()}
-
-
 def _all_draws(draws: dict[str, list[Bootstrap]]) -> dict[str, FloatArray]:
     """The draws of all runs as macro.Draws."""
     found = {f"audc/{stratum}": np.array([item.audc_draws for item in runs]) for stratum, runs in draws.items()}
@@ -314,12 +364,7 @@ def _all_draws(draws: dict[str, list[Bootstrap]]) -> dict[str, FloatArray]:
     return found
 
 
-def _mean_interval(values: list[float], draws: list[FloatArray]) -> Json:
-    """Mean over seeds with its 95% interval; each seed's value beside it."""
-    return {**vars(task_difference(values, draws)), "by_seed": values}
-
-
-def _gap_anchor(runs: dict[str, list[Run]], rule: str) -> tuple[float, float] | None:
+def _gap_anchor(runs: dict[str, list[Run]], rule: str) -> Anchor:
     """Quality of the baseline's small model (mean over seeds) and of the large one, on calibration."""
     if BASELINE not in runs:
         return None
@@ -327,22 +372,19 @@ def _gap_anchor(runs: dict[str, list[Run]], rule: str) -> tuple[float, float] | 
     return float(np.mean([curve.quality_small for curve in curves])), curves[0].quality_large
 
 
-def _rule_results(runs: list[Run], rule: str, metric: Metric, anchor: tuple[float, float] | None) -> list[Json]:
-    return [_run_results(run, rule, metric, anchor) for run in runs]
+def _rule_results(runs: list[Run], rules: list[str], metric: Metric, anchor: Anchor) -> dict[str, list[Json]]:
+    oracles = [quality_oracle(run_oracle(run.test)) for run in runs]  # the same under every rule
+    return {
+        rule: [_run_results(run, rule, metric, anchor, oracle) for run, oracle in zip(runs, oracles, strict=True)]
+        for rule in rules
+    }
 
 
-def _run_results(run: Run, rule: str, metric: Metric, anchor: tuple[float, float] | None) -> Json:
+def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: float) -> Json:
     """One run under one deferral rule: test numbers, and operating points picked on calibration."""
     curve, calibration = run.test.curve(rule), run.calibration.curve(rule)
     uncertainty, correct = run.test.uncertainty(rule), correctness(run.test.small_statistics, metric)
     is_probability = rule == "mean"
-    operating: Json = {}
-    for share in COST_TARGETS:
-        operating[f"cost<={share}"] = _realised(best_point(calibration, share), curve)
-    for gap in GAP_TARGETS:
-        if anchor is not None and anchor[1] > anchor[0]:
-            wanted = anchor[0] + gap * (anchor[1] - anchor[0])
-            operating[f"gap>={gap}"] = _realised(cheapest_point(calibration, wanted), curve)
     return {
         "trial_id": run.record.trial_id,
         "seed": run.record.seed,
@@ -350,38 +392,24 @@ def _run_results(run: Run, rule: str, metric: Metric, anchor: tuple[float, float
         "audc": audc(curve),
         "apgr": apgr(curve),
         "cpt": {str(percent): cpt(curve, percent) for percent in (20, 50, 80)},
-        "quality_oracle": quality_oracle(run_oracle(run.test)),
+        "quality_oracle": oracle,
         "aurc": aurc(curve),
         "auroc": None if correct is None else auroc(uncertainty, correct),
         "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
         "aiq": aiq(curve),
         "flops_saved_at_large_quality": flops_saved_at_equal_quality(curve),
-        "operating": operating,
+        "operating": operating_points(calibration, curve, anchor),
     }
 
 
-def _realised(picked: OperatingPoint | None, test: Curve) -> Json | None:
-    """What a threshold that was picked on calibration gives on test; costs are shares of the large model alone."""
-    if picked is None:
-        return None
-    point = apply_threshold(test, picked.threshold)
-    return {
-        "threshold": picked.threshold,
-        "deferral_rate": point.deferral_rate,
-        "quality": point.quality,
-        "cost_share": point.cost / test.cost_large,
-        "quality_calibration": picked.quality,
-    }
-
-
-def results_on_storage(root: Path, sweep: str) -> tuple[list[Json], Json]:
+def results_on_storage(root: Path, sweep: str, other: Recomputation | None = None) -> tuple[list[Json], Json]:
     """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks. Raises StorageError."""
     found = read_sweep(root / sweep)
     if found is None:
         raise StorageError(
             f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
         )
-    folder = root / sweep / "curves"
+    folder = results_folder(root, sweep, other)
     paths = [folder / f"{name}.json" for name in result_names(found[1])]
     summary = read_json(folder / "summary.json")
     if summary.get("version") != RESULTS_VERSION:

@@ -5,6 +5,7 @@ Decoding is greedy; log-probabilities are the model's own, without any processor
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
+from catsweep.cascade.latency import BatchSeconds
 from catsweep.cascade.metrics import Metric
 from catsweep.data import TaskData, TokenSplit, sequence_batch
 from catsweep.models import Architecture, TargetLogits
@@ -51,8 +53,12 @@ def evaluate(
     architecture: Architecture,
     batch_size: int,
     indices: NDArray[np.int64] | None = None,
+    timings: list[BatchSeconds] | None = None,
 ) -> pa.Table:
-    """Rows (see records.ROW_FIELDS) of a split, in its order, or of its examples `indices` only."""
+    """Rows (see records.ROW_FIELDS) of a split, in its order, or of its examples `indices` only.
+
+    timings: gets what each batch took, from its token ids to the answers in this process's memory.
+    """
     training = module.training
     module.eval()
     tokens, texts = data.tokens(split), data.texts(split)
@@ -88,10 +94,20 @@ def evaluate(
     answers: dict[int, Answer] = {}
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        answers |= dict(zip(batch.tolist(), answer_batch(batch), strict=True))
+        started_at = time.perf_counter()
+        answered = answer_batch(batch)  # on a GPU, too, answers are there when this returns
+        if timings is not None:
+            timings.append(_timed(answered, time.perf_counter() - started_at))
+        answers |= dict(zip(batch.tolist(), answered, strict=True))
     module.train(training)
     ordered = [answers[index] for index in chosen.tolist()]
     return _table(ordered, texts.take(pa.array(chosen)), split, metrics)
+
+
+def _timed(answers: Sequence[Answer], seconds: float) -> BatchSeconds:
+    prompts = sum(answer.num_prompt_tokens for answer in answers)
+    outputs = sum(int(answer.choice_num_tokens.sum()) or len(answer.token_logprobs) for answer in answers)
+    return BatchSeconds(len(answers), prompts, outputs, seconds)
 
 
 def _table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict[str, Metric]) -> pa.Table:

@@ -78,6 +78,7 @@ def macro_result(name: str, results: Sequence[Json], draws: Sequence[Draws], is_
         "metrics": {METRIC: metric},
         "num_rows": {split: sum(result["num_rows"][split] for result in results) for split in first["num_rows"]},
         "rules": first["rules"][:1],
+        "costs": first["costs"][:1],
         "wanted": first["wanted"],
         "baseline": baseline,
         "strata": first["strata"],

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.crossfit import Folded, cross_fit
 from catsweep.data import TaskData, TokenSplit, write_task_data
@@ -55,6 +56,7 @@ from catsweep.train import (
     Workers,
     barrier,
     current_workers,
+    device_name,
     first_rank_says,
     peak_memory_bytes,
     train,
@@ -429,7 +431,7 @@ class LargeModel:
         if not is_missing(folder, self.workers):
             return
         module = self.module(weights, self.training_data(data.tokens("train")))
-        tables = []
+        tables, timings = [], list[BatchSeconds]()
         for split in EVALUATION_SPLITS:
             mine = np.arange(len(data.tokens(split)))[self.workers.rank :: self.workers.size]
             rows = evaluate(
@@ -442,9 +444,11 @@ class LargeModel:
                 architecture=self.architecture,
                 batch_size=batch_size,
                 indices=mine,
+                timings=timings,
             )
             tables.append(gather_rows(rows, mine, self.workers))
         if self.workers.rank == 0:
-            with building(folder) as temporary:
+            latency = fit_latency(timings, device=device_name(), batch_size=batch_size)
+            with building(folder, latency=latency.to_dict() if latency else None) as temporary:
                 write_rows(temporary / "rows.parquet", pa.concat_tables(tables))
         barrier(self.workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,16 @@ import pyarrow as pa
 
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.curve import Curve
+from catsweep.cascade.latency import Latency
+from catsweep.cascade.learned import Example, learned_gains
 from catsweep.cascade.lines import oracle_curve, random_line, router_cost
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import Cascade, make_cascade
+from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, read_rows, read_steps
 from catsweep.spec.base import Json
+from catsweep.spec.cascade import LEARNED, UNITS, CascadeSpec, LatencyCost
 from catsweep.spec.sweep import SweepSpec
 
 PERCENTS = np.linspace(0.0, 1.0, 101)
@@ -31,17 +35,53 @@ class Run:
     test: Cascade
 
 
-def read_run(folder: Path, record: TrialRecord, large: pa.Table, metric: Metric, member: str | None) -> Run:
+def read_run(
+    folder: Path,
+    record: TrialRecord,
+    large: pa.Table,
+    metric: Metric,
+    member: str | None,
+    *,
+    cascade: CascadeSpec,
+    large_latency: Latency | None = None,
+) -> Run:
+    """A confirmed run under a metric, with the costs of all cost models and, where it is wanted, the learned rule.
+
+    large: the large model's rows. member: of a mixture. Raises StorageError, also where latency was not measured.
+    """
     rows = read_rows(folder / record.trial_id / "rows.parquet")
     if member is not None:
         rows = rows.filter(pa.compute.equal(rows["task"], member))
     shapes = ModelShape.from_dict(record.small_shape), ModelShape.from_dict(record.large_shape)
+    measured = record.facts.get("latency")
+    latencies = (Latency.from_dict(measured), large_latency) if measured and large_latency else None
+    if latencies is None and any(isinstance(cost, LatencyCost) for cost in cascade.costs):
+        raise StorageError(
+            f"{folder / record.trial_id}: this run's seconds were not measured (it was made by an older catsweep); the cost "
+            "model latency expects `latency` in its record.json. Remove the folder and run `catsweep run` again, or leave "
+            "latency out"
+        )
 
-    def cascade(split: str) -> Cascade:
+    def one(split: str) -> Cascade:
         small_part, large_part = (table.filter(pa.compute.equal(table["split"], split)) for table in (rows, large))
-        return make_cascade(small_part, large_part, metric, small_shape=shapes[0], large_shape=shapes[1])
+        return make_cascade(
+            small_part,
+            large_part,
+            metric,
+            small_shape=shapes[0],
+            large_shape=shapes[1],
+            costs=cascade.costs,
+            latencies=latencies,
+        )
 
-    return Run(record, cascade("calibration"), cascade("test"))
+    calibration, test = one("calibration"), one("test")
+    if LEARNED in cascade.deferral:
+        known = Example(
+            calibration.signals, calibration.small_statistics, calibration.large_statistics, calibration.groups
+        )
+        gains = learned_gains(known, test.signals, metric, seed=cascade.seed)
+        calibration, test = replace(calibration, learned=gains.out_of_fold), replace(test, learned=gains.applied)
+    return Run(record, calibration, test)
 
 
 def run_oracle(cascade: Cascade) -> Curve:
@@ -86,24 +126,36 @@ def _first_filled(values: FloatArray) -> FloatArray:
     return _last_filled(values[::-1])[::-1]
 
 
-def all_points(runs: dict[str, list[Run]], spec: SweepSpec, metric: Metric) -> Iterator[pa.Table]:
+def all_points(runs: dict[str, list[Run]], cascade: CascadeSpec, metric: Metric) -> Iterator[pa.Table]:
+    """Every point of every curve. Of each cost model there are the columns cost_<model>_<unit> (cost_flops for FLOPs) and
+    router_<the same>: the cost of a router with the same choices."""
     for stratum, found in runs.items():
         for run in found:
-            for rule in spec.cascade.deferral:
+            for rule in cascade.deferral:
                 curve = run.test.curve(rule)
                 size = curve.num_rows + 1
-                yield pa.table({
+                table = pa.table({
                     "stratum": pa.array([stratum] * size).dictionary_encode(),
                     "seed": np.full(size, run.record.seed),
                     "metric": pa.array([metric.name] * size).dictionary_encode(),
                     "rule": pa.array([rule] * size).dictionary_encode(),
                     "num_deferred": np.arange(size),
                     "quality": curve.quality,
-                    "cost_flops": curve.cost,
                     "threshold": curve.threshold,
                     "is_threshold": curve.is_threshold,
                     "exceeds_large_cost": curve.exceeds_large_cost,
                 })  # fmt: skip
+                for cost in cascade.costs:
+                    own = run.test.at_cost(curve, cost.kind)
+                    name = cost_column(cost.kind)
+                    table = table.append_column(name, pa.array(own.cost))
+                    table = table.append_column(f"router_{name}", pa.array(router_cost(own)))
+                yield table
+
+
+def cost_column(kind: str) -> str:
+    """The column of a cost model in the table of points, with its unit: cost_flops, cost_latency_seconds ..."""
+    return "cost_flops" if kind == "flops" else f"cost_{kind}_{UNITS[kind]}"
 
 
 def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import digest
+from catsweep.spec.cascade import objective_cost
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, parse_space
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
 from catsweep.spec.search import BASELINE, AshaScheduler, GridSampler, ObjectiveSpec, has_gap
@@ -201,6 +202,7 @@ def build_trial(
         objective=first,
         second_objective=second[0] if second else None,
         deferral=spec.cascade.deferral[0],
+        cost=objective_cost(spec.cascade),
         evaluate_at=_rungs(spec, training.steps),
         evaluation_batch_size=spec.resources.evaluation_batch_size,
     )

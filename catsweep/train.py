@@ -70,6 +70,13 @@ def first_rank_says(value: bool, workers: Workers) -> bool:
     return answer[0]
 
 
+def device_name() -> str:
+    """What this process computes on, for readers of measured times."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held so far: the GPU's where there is one, else its resident memory.
 

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from catsweep.cascade.compare import macro_mean
 from catsweep.cascade.cost import ModelShape, train_flops_per_step
 from catsweep.cascade.curve import audc
+from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
@@ -43,7 +44,7 @@ from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, DistLoss
 from catsweep.teacher import load_signal
-from catsweep.train import MixedData, TrainingData, current_workers, peak_memory_bytes, train
+from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, train
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
@@ -67,6 +68,8 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
     training_data = make_training_data(spec, unit, pad_id=int(tokenizer.pad_token_id), start_id=start_id)
     module.choose_path(training_data.batch(np.arange(min(4, len(training_data)))))
 
+    timings: list[BatchSeconds] = []
+
     def answers(split: str) -> list[pa.Table]:
         """Each member's rows."""
         tables = []
@@ -83,6 +86,7 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
                 architecture=member.prepared.facts["architecture"],
                 batch_size=spec.evaluation_batch_size,
                 indices=mine,
+                timings=timings,
             )
             tables.append(gather_rows(rows, mine, workers))
         return tables
@@ -92,6 +96,7 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
     def on_evaluation(step: int) -> None:
         nonlocal record
         final = step == spec.training.steps
+        timings.clear()
         rows = answers("validation")
         (objective, *second), metrics = validation_metrics(rows, spec, unit)
         metrics |= dict(zip([SECOND_OBJECTIVE], second, strict=False))
@@ -100,7 +105,7 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
         if final:
             others = [answers(split) for split in EVALUATION_SPLITS[1:]] if spec.role == "confirm" else []
             keys = load_prepared(root, spec.sweep, spec.task.task).facts["keys"]
-            record = make_record(spec, unit, training_data, keys, module, objective, metrics, started_at)
+            record = make_record(spec, unit, training_data, keys, module, objective, metrics, started_at, timings)
             if workers.rank == 0:
                 write_rows(folder / "rows.parquet", join_rows(spec.task, [rows, *others]))
                 if spec.role == "confirm":
@@ -208,7 +213,9 @@ def member_metrics(rows: pa.Table, spec: TrialSpec, member: Member) -> tuple[lis
     values: dict[str, float] = {}
     objectives = []
     for metric in task_metrics(member.task).values():
-        cascade = make_cascade(rows, large_rows, metric, small_shape=small_shape, large_shape=large_shape)
+        cascade = make_cascade(
+            rows, large_rows, metric, small_shape=small_shape, large_shape=large_shape, costs=[spec.cost]
+        )
         curve = cascade.curve(spec.deferral)
         objectives.append([objective_value(objective, curve) for objective in objectives_of(spec)])
         values |= {f"validation/{metric.name}": curve.quality_small, f"validation/{metric.name}_audc": audc(curve)}
@@ -230,8 +237,11 @@ def make_record(
     objective: float,
     metrics: dict[str, float],
     started_at: float,
+    timings: list[BatchSeconds],
 ) -> TrialRecord:
-    """The record of a trial that ran its full steps. keys: of the folders that were prepared."""
+    """The record of a trial that ran its full steps. keys: of the folders that were prepared. timings: of the batches
+    of its last evaluation, on the first rank."""
+    latency = fit_latency(timings, device=device_name(), batch_size=spec.evaluation_batch_size)
     small_shape, large_shape = shapes(spec, unit[0].prepared)
     mean_prompt_tokens, mean_target_tokens = training_data.mean_lengths()
     flops_a_step = train_flops_per_step(
@@ -261,6 +271,7 @@ def make_record(
         facts=run_facts()
         | {
             "keys": keys,
+            "latency": latency.to_dict() if latency else None,
             "target_positions_only": module.fast,
             "peak_memory_bytes": peak_memory_bytes(),
         },

@@ -7,7 +7,7 @@ draws, in one call or in several: their draws may be subtracted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -100,11 +100,15 @@ def bootstrap_curves(
     }
     once = np.ones((1, len(keys)), dtype=np.int64)
     parts: dict[str, list[FloatArray]] = {name: [resampled(once, item)] for name, item in prepared.items()}
-    chunk = max(1, _CELLS_IN_MEMORY // len(group_of_row))
-    for counts in group_counts(len(keys), num_resamples, seed, chunk):
+    for counts in draw_groups(len(keys), len(group_of_row), num_resamples, seed):
         for name, item in prepared.items():
             parts[name].append(resampled(counts, item))
     return {name: _bootstrap(np.concatenate(values)) for name, values in parts.items()}
+
+
+def draw_groups(num_groups: int, num_rows: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """(b, G) how often each resample draws each group, in chunks; the same for all that is computed on these rows."""
+    return group_counts(num_groups, num_resamples, seed, max(1, _CELLS_IN_MEMORY // num_rows))
 
 
 def percentile_interval(value: float, draws: FloatArray) -> Interval:

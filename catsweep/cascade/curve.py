@@ -6,7 +6,7 @@ Comparisons with a target quality allow QUALITY_TOLERANCE * scale, so that round
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -143,6 +143,24 @@ def cascade_curve(
     )
 
 
+def with_costs(curve: Curve, small_cost: ArrayLike, large_cost: ArrayLike) -> Curve:
+    """The same points at the costs of another cost model: (n,) of each query, in the order of the table, of one unit.
+
+    Raises DataError for costs that are negative or not finite.
+    """
+    n = curve.num_rows
+    costs = [_column("small_cost", small_cost, n), _column("large_cost", large_cost, n)]
+    _check_costs(costs)
+    small_cost_sums, large_cost_sums = (prefix_sums(cost[curve.order]) / n for cost in costs)
+    return replace(
+        curve,
+        cost=small_cost_sums[-1] + large_cost_sums,
+        deferred_small_cost=small_cost_sums,
+        cost_small=float(small_cost_sums[-1]),
+        cost_large=float(large_cost_sums[-1]),
+    )
+
+
 def audc(curve: Curve) -> float:
     """Area under quality against deferral rate, in [lowest, scale]: the trapezoid over all n+1 points (see `area`)."""
     return area(curve.quality)
@@ -229,6 +247,10 @@ def _check(uncertainty: FloatArray, ids: Ids, costs: list[FloatArray]) -> None:
     if not (np.abs(uncertainty) < NEVER_DEFER).all():
         row = int((~(np.abs(uncertainty) < NEVER_DEFER)).argmax())
         raise DataError(f"the uncertainty of row {row} is {uncertainty[row]}; expected a finite number")
+    _check_costs(costs)
+
+
+def _check_costs(costs: list[FloatArray]) -> None:
     for cost in costs:
         if not (np.isfinite(cost).all() and (cost >= 0).all()):
             row = int((~(np.isfinite(cost) & (cost >= 0))).argmax())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -9,30 +10,53 @@ import numpy as np
 import pyarrow as pa
 
 from catsweep.cascade.cost import ModelShape, forward_flops
-from catsweep.cascade.curve import Curve, audc, cascade_curve, cost_at_quality, quality_at_cost
+from catsweep.cascade.curve import Curve, audc, cascade_curve, cost_at_quality, quality_at_cost, with_costs
+from catsweep.cascade.latency import Latency
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.ragged import FloatArray, Ragged
 from catsweep.cascade.rules import parse_rule, uncertainty
 from catsweep.cascade.signals import Signals
 from catsweep.errors import StorageError
+from catsweep.spec.cascade import AnyCost, FlopsCost, LatencyCost, PriceCost, TokenPrice
 from catsweep.spec.search import AudcObjective, CostAtQualityObjective, ObjectiveSpec, QualityAtCostObjective
+
+Costs = tuple[FloatArray, FloatArray]
+"""(n,) costs of each query under the small and under the large model, of one unit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cascade:
-    """Aligned rows of a small and a large model: what every curve of the pair is computed from."""
+    """Aligned rows of a small and a large model: what every curve of the pair is computed from.
+
+    costs: by the kind of a cost model, the first of which counts where none is named; FLOPs are always among them.
+    learned: (n,) scores of the learned rule, where it was fitted.
+    """
 
     signals: Signals
     groups: list[str]
     small_statistics: FloatArray
     large_statistics: FloatArray
-    small_cost: FloatArray
-    large_cost: FloatArray
+    costs: dict[str, Costs]
     metric: Metric
+    learned: FloatArray | None = None
+
+    @property
+    def small_cost(self) -> FloatArray:
+        """(n,) of the first cost model."""
+        return next(iter(self.costs.values()))[0]
+
+    @property
+    def large_cost(self) -> FloatArray:
+        """(n,) of the first cost model."""
+        return next(iter(self.costs.values()))[1]
 
     def uncertainty(self, rule: str) -> FloatArray:
         """(n,) uncertainty of the small model by a deferral rule's name."""
-        return uncertainty(parse_rule(rule), self.signals)
+        return uncertainty(parse_rule(rule), self.signals, gain=self.learned)
+
+    def at_cost(self, curve: Curve, cost: str) -> Curve:
+        """A curve of these rows at the costs of another cost model."""
+        return with_costs(curve, *self.costs[cost])
 
     def curve(self, rule: str) -> Curve:
         """The curve of a deferral rule."""
@@ -48,9 +72,19 @@ class Cascade:
 
 
 def make_cascade(
-    small: pa.Table, large: pa.Table, metric: Metric, *, small_shape: ModelShape, large_shape: ModelShape
+    small: pa.Table,
+    large: pa.Table,
+    metric: Metric,
+    *,
+    small_shape: ModelShape,
+    large_shape: ModelShape,
+    costs: Sequence[AnyCost] = (FlopsCost(),),
+    latencies: tuple[Latency, Latency] | None = None,
 ) -> Cascade:
-    """Both models' rows of one split in one order; costs are FLOPs a query. Raises StorageError where ids differ."""
+    """Both models' rows of one split in one order, with the costs of each query under some cost models.
+
+    latencies: of both models; only the cost model latency needs them. Raises StorageError where ids differ.
+    """
     if small["id"] != large["id"]:
         raise StorageError(
             f"the rows of the small and the large model have different ids ({small.num_rows} and {large.num_rows} "
@@ -70,10 +104,49 @@ def make_cascade(
         groups=small["group"].to_pylist(),
         small_statistics=statistics(small, column),
         large_statistics=statistics(large, column),
-        small_cost=row_flops(small, small_shape),
-        large_cost=row_flops(large, large_shape),
+        costs={
+            cost.kind: query_costs(cost, (small, large), (small_shape, large_shape), latencies)
+            for cost in {cost.kind: cost for cost in (*costs, FlopsCost())}.values()
+        },
         metric=metric,
     )
+
+
+def query_costs(
+    cost: AnyCost,
+    rows: tuple[pa.Table, pa.Table],
+    shapes: tuple[ModelShape, ModelShape],
+    latencies: tuple[Latency, Latency] | None,
+) -> Costs:
+    """What each query costs under the small and under the large model, in the unit of the cost model.
+
+    A query with choices costs its prompt once and the tokens of all choices as tokens of answers. [ours]
+    """
+    match cost:
+        case FlopsCost():
+            small, large = (row_flops(table, shape) for table, shape in zip(rows, shapes, strict=True))
+        case LatencyCost():
+            if latencies is None:
+                raise ValueError("the cost model latency needs `latencies`, measured when the rows were made")
+            small, large = (latency.seconds(*num_tokens(table)) for table, latency in zip(rows, latencies, strict=True))
+        case PriceCost():
+            small, large = (_dollars(table, price) for table, price in zip(rows, (cost.small, cost.large), strict=True))
+        case _:
+            assert_never(cost)
+    return small, large
+
+
+def num_tokens(rows: pa.Table) -> tuple[FloatArray, FloatArray]:
+    """(n,) tokens of the prompts, and of the answers or of all choices where there are some."""
+    choices = ragged(rows, "choice_num_tokens").sum()
+    output = rows["num_output_tokens"].to_numpy().astype(np.float64)
+    return rows["num_prompt_tokens"].to_numpy().astype(np.float64), np.where(choices > 0, choices, output)
+
+
+def _dollars(rows: pa.Table, price: TokenPrice) -> FloatArray:
+    prompt, output = num_tokens(rows)
+    dollars: FloatArray = (price.input_per_million * prompt + price.output_per_million * output) / 1e6
+    return dollars
 
 
 def row_flops(rows: pa.Table, shape: ModelShape) -> FloatArray:

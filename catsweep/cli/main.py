@@ -72,6 +72,17 @@ def curves(
     positive: Annotated[
         str | None, typer.Option(help="The answer that is the positive class of f1 and multirc_f1a (with --table)")
     ] = None,
+    deferral: Annotated[
+        list[str] | None,
+        typer.Option(help="Deferral rules in place of the sweep's (with NAME); repeat it, or separate them by commas"),
+    ] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cost models in place of the sweep's (with NAME): flops, latency, price (the sweep's own) or "
+            "price:A/B/C/D, dollars for a million tokens: in and out of the small model, then of the large one"
+        ),
+    ] = None,
     as_json: AsJson = False,
     points: Annotated[
         int | None, typer.Option(help="Print about so many points instead of all (with --table)", min=2)
@@ -79,15 +90,25 @@ def curves(
     out: Out = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Cascade curves: of a finished sweep as Ray tasks, or of a table with results of any system."""
+    """Cascade curves: of a finished sweep as Ray tasks, or of a table with results of any system.
+
+    With --deferral or --cost the curves of a finished sweep under these, without Ray, in a folder of their own.
+    """
     if (name is None) == (table is None):
         raise typer.BadParameter("give either the NAME of a sweep or --table FILE")
     if table is not None:
+        if deferral or cost:
+            raise typer.BadParameter("--deferral and --cost belong to NAME; a table has its own scores and costs")
         from catsweep.cli.table import table_command
 
         table_command(
             table, metric=metric, tokenize=tokenize, positive=positive, as_json=as_json, num_points=points, out=out
         )
+        return
+    if deferral or cost:
+        from catsweep.cli.recompute import recompute_command
+
+        recompute_command(str(name), deferral or [], cost or [], out=out, as_json=as_json)
         return
     from catsweep.cli.run import curves_command
 

@@ -12,6 +12,7 @@ from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.errors import StorageError
 from catsweep.records import read_json, read_sweep, storage_root, write_json
 from catsweep.report.comparison import macro_table
+from catsweep.report.rules import RULE_NOTE, render_rules, rule_rows
 from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
@@ -92,6 +93,7 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"
+    show_rules(results)
     lines = [
         *notes(rows),
         *shortfalls(results),
@@ -99,3 +101,11 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
         f"mlflow: {uri if uri.startswith('http') else opens}",
     ]
     output.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_rules(results: list[Json]) -> None:
+    """The table of deferral rules, where several were computed."""
+    if compared := [row for result in results for row in rule_rows(result)]:
+        output.print()
+        output.print(render_rules(compared))
+        output.print(RULE_NOTE, markup=False, highlight=False, soft_wrap=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from catsweep.cascade.lines import random_line, router_cost
 from catsweep.cascade.table import Summary
 from catsweep.curves import first_metric
-from catsweep.report.tables import ResultRow, excludes_zero
+from catsweep.report.tables import ResultRow, excludes_zero, first_unit
 from catsweep.spec.base import Json
 
 MACRO = "all tasks (macro)"
@@ -108,6 +108,22 @@ def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | No
         router_cost_share=curve["router_cost_share"],
         router_quality=_drawn(curve["quality"]),
         router_label=f"router ({reference})",
+        cost_label=f"mean {first_unit(result)} a query (L alone = 1)",
+    )
+
+
+def cost_lines(result: Json, kind: str) -> CurveLines:
+    """The lines of a task with confirmed runs under its first metric, at the costs of another cost model."""
+    lines = curve_lines(result)
+    assert lines is not None
+    strata = first_metric(result)[1]["strata"]
+    costs = {stratum: strata[stratum]["costs"][kind] for stratum in lines.quality}
+    reference = result["baseline"] if result["baseline"] in strata else next(iter(strata))
+    return replace(
+        lines,
+        cost_share={stratum: cost["cost_share"] for stratum, cost in costs.items()},
+        router_cost_share=costs[reference]["router_cost_share"],
+        cost_label=f"mean {costs[reference]['unit']} a query (L alone = 1)",
     )
 
 

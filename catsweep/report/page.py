@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from catsweep.curves import results_on_storage, with_macros
+from catsweep.curves import Recomputation, results_folder, results_on_storage, with_macros
 from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
 from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
-from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, curve_lines, forest
+from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, cost_lines, curve_lines, forest
+from catsweep.report.rules import RULE_NOTE, cost_cells, cost_rows, latency_notes, rule_cells, rule_rows
 from catsweep.report.runs import model_label, redact
 from catsweep.report.tables import (
     MISSING,
@@ -25,37 +26,40 @@ from catsweep.report.tables import (
     number,
     percent,
     results_table,
-    saving,
+    saved_at_large,
+    saved_vs_baseline,
     shortfalls,
     stratum_label,
 )
 from catsweep.report.verdicts import macro_verdict, quality_kind, task_verdict
 from catsweep.spec.base import Json
+from catsweep.spec.cascade import UNITS
 from catsweep.spec.search import BASELINE, ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import SweepSpec
 
 MAX_PROBLEMS = 50
 
 
-def write_report(root: Path, sweep: str) -> Path:
-    """Write <root>/<sweep>/report.html and return its path. Raises StorageError where curves have not been computed."""
+def write_report(root: Path, sweep: str, other: Recomputation | None = None) -> Path:
+    """Write <root>/<sweep>/report.html, or that beside the results of other settings, and return its path. Raises
+    StorageError where curves have not been computed."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    path = root / sweep / "report.html"
-    write_atomic(path, environment.get_template("page.html").render(page_content(root, sweep)))
+    path = (results_folder(root, sweep, other) if other else root / sweep) / "report.html"
+    write_atomic(path, environment.get_template("page.html").render(page_content(root, sweep, other)))
     return path
 
 
-def page_content(root: Path, sweep: str) -> dict[str, Any]:
+def page_content(root: Path, sweep: str, other: Recomputation | None = None) -> dict[str, Any]:
     """Everything that the page shows, as text; figures as SVG."""
     found = read_sweep(root / sweep)
     if found is None:
         raise StorageError(
             f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
         )
-    spec = found[0]
-    results, summary = results_on_storage(root, sweep)
+    spec = found[0].model_copy(update={"cascade": other.cascade}) if other else found[0]
+    results, summary = results_on_storage(root, sweep, other)
     records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]
     rows = results_table(results, summary)
     strata = all_strata(results)
@@ -67,6 +71,8 @@ def page_content(root: Path, sweep: str) -> dict[str, Any]:
         "strata": strata,
         "baseline": BASELINE,
         "verdicts": macro_verdict(summary),
+        "cost_unit": UNITS[spec.cascade.costs[0].kind],
+        "rule_note": RULE_NOTE,
         "budget": [*_budget(spec, results), *_mixtures(root / sweep, summary)],
         "num_tasks": len(results),
         "tasks": [
@@ -150,6 +156,11 @@ def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str
             to_svg(deferral_figure(lines, styles), f"{result['task']}: quality against deferral rate"),
             to_svg(cost_figure(lines, styles), f"{result['task']}: quality against cost"),
         ]
+        for cost in result.get("costs", [])[1:]:
+            own = cost_lines(result, cost["kind"])
+            figures.append(to_svg(cost_figure(own, styles), f"{result['task']}: quality against {cost['kind']}"))
+    rules = rule_rows(result)
+    scale = next(iter(result["metrics"].values()))["scale"]
     metric = next(iter(result["metrics"]))
     return {
         "name": result["task"],
@@ -160,6 +171,10 @@ def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str
         "rows": [_row(row) for row in rows],
         "verdict": task_verdict(result, rows, lower_is_better=lower_is_better(spec.search.objectives[0])),
         "figures": [Markup(figure) for figure in figures],
+        "rules": [rule_cells(row) for row in rules],
+        "rule_reference": rules[0].reference if rules else "",
+        "costs": [cost_cells(row, scale) for row in cost_rows(result)],
+        "cost_notes": latency_notes(result),
         "metrics": [METRIC_LABELS.get(name, name) for name in result["metrics"]],
         "pareto": _pareto(result, spec),
         "winners": [_winner(result, stratum) for stratum in sorted(result["strata"], key=lambda s: (s != BASELINE, s))],
@@ -174,8 +189,8 @@ def _row(row: ResultRow) -> dict[str, str]:
         "audc": interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
         "difference": interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True),
         "kind": quality_kind(row.difference, row.differs),
-        "saved": saving(row.flops_saved_vs_baseline, row.quality_vs_baseline, row.scale),
-        "saved_at_large": saving(row.saved_at_large_quality, row.quality_vs_large, row.scale),
+        "saved": saved_vs_baseline(row, precise=True),
+        "saved_at_large": saved_at_large(row),
         "steps": f"{row.num_steps:,}",
         "kept": percent(row.kept_share),
     }

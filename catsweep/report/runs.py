@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -186,7 +187,8 @@ def _run_values(run: Json) -> dict[str, float | None]:
 def curves_run(result: Json, row: ResultRow, at: float, colour: str, picture: Callable[[], bytes]) -> RunContent:
     """The mean curve of a (task, stratum): the step of its metrics is the share of deferred queries in percent.
 
-    colour: of the run in MLflow's charts. picture: makes the task's figure as PNG.
+    colour: of the run in MLflow's charts. picture: makes the task's figure as PNG. The costs are those of the first cost
+    model; where there are others, costs.json has all of them, and deferral_rules.json the other rules.
     """
     key = f"curves/{row.task}/{row.stratum.replace('/', '+')}"
     curve = first_metric(result)[1]["strata"][row.stratum]["curve"]
@@ -202,7 +204,12 @@ def curves_run(result: Json, row: ResultRow, at: float, colour: str, picture: Ca
     dearer = [share > 1.0 + 1e-9 for share in curve["cost_share"]]
     columns = ["deferral_percent", *curve, "exceeds_large_cost"]
     table = {"columns": columns, "data": [list(line) for line in zip(range(101), *curve.values(), dearer, strict=True)]}
+    entry = first_metric(result)[1]["strata"][row.stratum]
+    costs = [cost["kind"] for cost in result.get("costs", [])]
+    more = {"deferral_rules.json": entry.get("deferral"), "costs.json": entry.get("costs") if len(costs) > 1 else None}
     tags = run_tags("curves", row.task, row.stratum, key) | {
+        "catsweep.rules": ",".join(result["rules"]),
+        "catsweep.costs": ",".join(costs),
         "catsweep.metric": row.metric,
         "mlflow.runColor": colour,
         "mlflow.loggedArtifacts": json.dumps([{"path": "points.json", "type": "table"}]),
@@ -216,8 +223,16 @@ def curves_run(result: Json, row: ResultRow, at: float, colour: str, picture: Ca
         tags=tags,
         params=flatten(winner["parameters"]) | {"winner": str(winner["number"]), "num_seeds": str(row.num_seeds)},
         points=points,
-        files={"points.json": lambda: json.dumps(table).encode(), "curve.png": picture},
+        files={
+            "points.json": lambda: json.dumps(table).encode(),
+            "curve.png": picture,
+            **{name: partial(_as_bytes, content) for name, content in more.items() if content is not None},
+        },
     )
+
+
+def _as_bytes(content: Json) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
 def sweep_params(spec: SweepSpec) -> dict[str, str]:

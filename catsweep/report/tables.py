@@ -10,11 +10,14 @@ from rich.text import Text
 
 from catsweep.comparing import equal_quality, is_large_better, realised
 from catsweep.curves import first_metric, with_macros
+from catsweep.deferral import EQUAL_QUALITY, LARGE_QUALITY
 from catsweep.macro import METRIC
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
-LARGE_QUALITY = "gap>=1.0"
+NO_QUALITY = 0.02
+"""A small model of which this share of the metric's range is the quality, or less, answers nothing: how much cheaper or
+dearer another one is than it says nothing. [ours]"""
 MISSING = "–"
 
 
@@ -26,7 +29,10 @@ class ResultRow:
     baseline's, paired by seed; all None for the baseline itself. differs: whether that interval excludes 0.
     flops_saved_vs_baseline: share of the baseline's cost that is saved at EQUAL_QUALITY; saved_at_large_quality: share
     of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
-    picked on calibration, and are None where any seed found no such threshold. num_steps: optimiser steps of the whole
+    picked on calibration, and are None where any seed found no such threshold; their intervals are over test examples and
+    seeds, for these thresholds. says_little_vs_baseline, says_little_at_large: whether that number, where it is negative, is
+    one of a small model that answers nothing or of deferring everything, and is not printed. cost_unit: what costs are
+    counted in. num_steps: optimiser steps of the whole
     search. num_seeds: finished confirm runs, of num_seeds_wanted. kept_share: mean share of the target
     tokens that the filter kept. facts: see Metric.facts. worst_task, worst_difference: of a mixture's macro row, the
     member with the largest loss against the baseline, as a share of its metric's range.
@@ -59,6 +65,13 @@ class ResultRow:
     facts: dict[str, int]
     worst_task: str | None = None
     worst_difference: float | None = None
+    flops_saved_lower: float | None = None
+    flops_saved_upper: float | None = None
+    saved_at_large_lower: float | None = None
+    saved_at_large_upper: float | None = None
+    says_little_vs_baseline: bool = False
+    says_little_at_large: bool = False
+    cost_unit: str = "FLOPs"
 
 
 def results_table(results: list[Json], summary: Json) -> list[ResultRow]:
@@ -95,6 +108,8 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
         at_large = realised(found["rules"][rule], LARGE_QUALITY) if is_way_to_go else None
         share, quality = saved.get(stratum, (None, None))
         difference = found.get("difference") or {"value": None, "lower": None, "upper": None}
+        vs_baseline, vs_large = (found.get("savings", {}).get(name) or {} for name in (EQUAL_QUALITY, LARGE_QUALITY))
+        answers_nothing = (found["quality_small"]["value"] or 0.0) <= NO_QUALITY * metric["scale"]
         rows.append(
             ResultRow(
                 task=result["task"],
@@ -124,6 +139,13 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 facts=found.get("facts", {}),
                 worst_task=(found.get("worst") or {}).get("task"),
                 worst_difference=(found.get("worst") or {}).get("value"),
+                flops_saved_lower=None if share is None else vs_baseline.get("lower"),
+                flops_saved_upper=None if share is None else vs_baseline.get("upper"),
+                saved_at_large_lower=None if at_large is None else vs_large.get("lower"),
+                saved_at_large_upper=None if at_large is None else vs_large.get("upper"),
+                says_little_vs_baseline=answers_nothing or _defers_all(found["rules"][rule], EQUAL_QUALITY),
+                says_little_at_large=answers_nothing or _defers_all(found["rules"][rule], LARGE_QUALITY),
+                cost_unit=first_unit(result),
             )
         )
     return rows
@@ -132,6 +154,17 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
 def excludes_zero(lower: float | None, upper: float | None) -> bool | None:
     """Whether an interval lies on one side of 0; None where there is no interval."""
     return None if lower is None or upper is None else lower > 0 or upper < 0
+
+
+def _defers_all(runs: list[Json], point: str) -> bool:
+    """Whether a seed reaches a point by deferring everything only."""
+    return any((run["operating"].get(point) or {}).get("defers_all", False) for run in runs)
+
+
+def first_unit(result: Json) -> str:
+    """What costs are counted in under the first cost model."""
+    costs = result.get("costs")
+    return str(costs[0]["unit"]) if costs else "FLOPs"
 
 
 def number(value: float | None, scale: float, *, sign: bool = False) -> str:
@@ -156,9 +189,37 @@ def plus_minus(
     return f"{number(value, scale, sign=sign)} ±{number((upper - lower) / 2, scale, sign=sign).lstrip('+')}"
 
 
-def saving(share: float | None, quality: float | None, scale: float) -> str:
-    """A share of FLOPs with the difference in realised quality that comes with it."""
-    return MISSING if share is None else f"{percent(share, sign=True)} ({number(quality, scale, sign=True)})"
+def saved_vs_baseline(row: ResultRow, *, precise: bool = False) -> str:
+    """What is saved of the baseline's cost, with its interval; precise: with bounds, and the difference in quality that
+    comes with it."""
+    value, quality = row.flops_saved_vs_baseline, row.quality_vs_baseline if precise else None
+    return _saving(
+        value, row.flops_saved_lower, row.flops_saved_upper, quality, row, row.says_little_vs_baseline, precise
+    )
+
+
+def saved_at_large(row: ResultRow) -> str:
+    """What is saved of the large model's cost, with its interval and the difference in quality that comes with it."""
+    bounds = row.saved_at_large_lower, row.saved_at_large_upper
+    return _saving(row.saved_at_large_quality, *bounds, row.quality_vs_large, row, row.says_little_at_large, True)
+
+
+def _saving(
+    share: float | None,
+    lower: float | None,
+    upper: float | None,
+    quality: float | None,
+    row: ResultRow,
+    says_little: bool,
+    precise: bool,
+) -> str:
+    if share is None or (share < 0 and says_little):
+        return MISSING
+    text = percent(share, sign=True)
+    if lower is not None and upper is not None:
+        bounds = f"[{percent(lower, sign=True)},\u00a0{percent(upper, sign=True)}]"
+        text += f" {bounds}" if precise else f" ±{percent((upper - lower) / 2)}"
+    return f"{text} ({number(quality, row.scale, sign=True)})" if precise else text
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, scale: float, *, sign: bool = False) -> str:
@@ -186,7 +247,8 @@ def render_table(rows: list[ResultRow]) -> Table:
     table.add_column("task\n stratum", min_width=12, overflow="fold")
     for name, width in (("S", 5), ("L", 5), ("audc", 6), ("audc −\nxent", 6)):
         table.add_column(name, justify="right", min_width=width)
-    for name, width in (("FLOPs\nsaved", 5), ("at\nquality", 6), ("steps", 5)):
+    table.add_column(f"{rows[0].cost_unit if rows else 'FLOPs'}\nsaved", justify="right", min_width=5)
+    for name, width in (("at\nquality", 6), ("steps", 5)):
         table.add_column(name, justify="right", min_width=width, no_wrap=True)
     for index, row in enumerate(rows):
         if index == 0 or rows[index - 1].task != row.task:
@@ -201,8 +263,8 @@ def render_table(rows: list[ResultRow]) -> Table:
             number(row.quality_large, row.scale),
             plus_minus(row.audc, row.audc_lower, row.audc_upper, row.scale),
             Text(difference, good),
-            percent(row.flops_saved_vs_baseline, sign=True),
-            number(row.quality_vs_baseline, row.scale, sign=True),
+            (saved := saved_vs_baseline(row)),
+            MISSING if saved == MISSING else number(row.quality_vs_baseline, row.scale, sign=True),
             steps(row.num_steps),
         )
     return table
@@ -211,7 +273,8 @@ def render_table(rows: list[ResultRow]) -> Table:
 def as_markdown(rows: list[ResultRow]) -> str:
     """The rows as a table in GitHub's Markdown; differences whose interval excludes 0 are bold."""
     names = ["task", "metric", "stratum", "S", "L", "audc [95%]", "audc − xent [95%]"]
-    lines = [[*names, "FLOPs saved", "saved at L", "steps", "kept"], ["---"] * 3 + ["---:"] * 8]
+    unit = rows[0].cost_unit if rows else "FLOPs"
+    lines = [[*names, f"{unit} saved", "saved at L", "steps", "kept"], ["---"] * 3 + ["---:"] * 8]
     for row in rows:
         difference = interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
         lines.append([
@@ -219,8 +282,7 @@ def as_markdown(rows: list[ResultRow]) -> str:
             number(row.quality_small, row.scale), number(row.quality_large, row.scale),
             interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
             f"**{difference}**" if row.differs else difference,
-            saving(row.flops_saved_vs_baseline, row.quality_vs_baseline, row.scale),
-            saving(row.saved_at_large_quality, row.quality_vs_large, row.scale),
+            saved_vs_baseline(row, precise=True), saved_at_large(row),
             steps(row.num_steps), percent(row.kept_share),
         ])  # fmt: skip
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -228,13 +290,14 @@ def as_markdown(rows: list[ResultRow]) -> str:
 
 def notes(rows: list[ResultRow]) -> list[str]:
     """What a reader of the table has to know."""
+    unit = rows[0].cost_unit if rows else "FLOPs"
     lines = [
         "S, L: quality of the small and of the large model alone, on test, mean over seeds. audc: quality of the cascade "
         "averaged over all deferral rates.",
-        "FLOPs saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
+        f"{unit} saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
         "small model to the large one. at quality: the quality that this threshold then has on test, minus xent's: a saving "
-        "at a lower quality is none. Both without intervals, since the threshold itself varies with the calibration rows; "
-        "negative: it costs more; -: no threshold, or L is not better.",
+        "at a lower quality is none. Its interval is for these thresholds. Negative: it costs more; "
+        f"{MISSING}: no threshold, L is not better, or it costs more because everything is deferred or S answers nothing.",
         "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
     ]
     for metric in dict.fromkeys(row.metric for row in rows):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import Spec
+from catsweep.spec.cascade import uses_cost
 from catsweep.spec.checkpoints import resolve_checkpoints
 from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
 from catsweep.spec.include import read_with_includes
@@ -67,6 +68,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
         problems += validation_problems(error, document, SweepSpec)
     problems += space_problems(document)
     problems += stratify_problems(document)
+    problems += objective_problems(document)
     tasks: tuple[TaskSpec | MixtureSpec, ...] = ()
     if isinstance(document.data.get("tasks"), list):
         tasks, task_problems = resolve_units(document.data["tasks"], document)
@@ -140,6 +142,27 @@ def stratify_problems(document: Document) -> list[Problem]:
             problems.append(
                 document.problem(("search", "stratify", index), found=repr(path), expected=expected, hint=hint)
             )
+    return problems
+
+
+def objective_problems(document: Document) -> list[Problem]:
+    """A first deferral rule or cost model that the search's objective cannot use."""
+    cascade, search = document.data.get("cascade"), document.data.get("search")
+    if not isinstance(cascade, dict):
+        return []
+    rules, costs = (value if isinstance(value, list) else [] for value in map(cascade.get, ("deferral", "costs")))
+    problems = []
+    if rules[:1] == ["learned"]:
+        expected = "a rule that needs no fit: objectives use the first, and the learned rule is fitted on calibration"
+        place: KeyPath = ("cascade", "deferral", 0)
+        hint = "Put another rule before it, for example mean"
+        problems.append(document.problem(place, found="learned as the first rule", expected=expected, hint=hint))
+    metric = search.get("metric") if isinstance(search, dict) else None
+    if costs[:1] in (["latency"], [{"kind": "latency"}]) and uses_cost(metric):
+        expected = "flops or price: the objective of search.metric uses the first, and measured seconds are noise to it"
+        hint = "Put another cost model before it, for example flops"
+        place = ("cascade", "costs", 0)
+        problems.append(document.problem(place, found="latency as the first cost model", expected=expected, hint=hint))
     return problems
 
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from catsweep.spec.base import Json, Name, Spec
+from catsweep.spec.cascade import CascadeSpec, CostSpec, DeferralRuleName, FlopsCost
 from catsweep.spec.mixture import TaskEntry, Unit
 from catsweep.spec.model import LargeSpec, SmallSpec
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
 from catsweep.spec.training import TrainingSpec
-
-DEFERRAL_RULES = (
-    "mean", "sum", "max", "token_entropy", "choice_max_probability", "choice_margin", "choice_entropy", "random",
-)  # fmt: skip
-
-
-def _known_rule(rule: str) -> str:
-    quantile = re.fullmatch(r"quantile:(0(\.\d+)?|1(\.0+)?)", rule)
-    if rule not in DEFERRAL_RULES and not quantile:
-        raise ValueError(
-            f"unknown deferral rule {rule!r}: one of {', '.join(DEFERRAL_RULES)}, quantile:Q with Q in [0, 1]"
-        )
-    return rule
-
-
-DeferralRuleName = Annotated[str, AfterValidator(_known_rule)]
 
 
 class DataSpec(Spec):
@@ -43,17 +27,6 @@ class DataSpec(Spec):
     def data_key(self) -> Json:
         """What determines which rows are used."""
         return self.model_dump(mode="json", exclude={"verify"})
-
-
-class CascadeSpec(Spec):
-    """How curves are computed from the rows."""
-
-    deferral: list[DeferralRuleName] = Field(
-        ["mean"], description="Deferral rules; objectives use the first", min_length=1
-    )
-    costs: list[Literal["flops"]] = Field(["flops"], description="Cost models", min_length=1)
-    num_resamples: int = Field(1_000, description="Bootstrap resamples of the intervals", ge=100, le=100_000)
-    seed: int = Field(0, description="Seed of the resamples", ge=0)
 
 
 class WorkerSpec(Spec):
@@ -132,6 +105,7 @@ class TrialSpec(Spec):
     objective: ObjectiveSpec = Field(description="What the search optimises")
     second_objective: ObjectiveSpec | None = Field(None, description="The second of two objectives")
     deferral: DeferralRuleName = Field(description="The deferral rule of the objective")
+    cost: CostSpec = Field(FlopsCost(), description="The cost model of the objective")
     evaluate_at: list[int] = Field(
         description="Steps after which validation is evaluated and reported; ends at `steps`"
     )

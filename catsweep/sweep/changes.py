@@ -9,6 +9,7 @@ from catsweep.errors import SweepChangedError
 from catsweep.records import read_sweep
 from catsweep.space import strata, training_tree
 from catsweep.spec.base import Json
+from catsweep.spec.cascade import uses_cost
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
@@ -21,8 +22,8 @@ _NOTHING = "nothing"
 def check_unchanged(sweep: Sweep, folder: Path) -> None:
     """Raises SweepChangedError where the trials on storage could not be compared with those of this sweep.
 
-    Budget, confirm seeds, resources and cascade may change (but the first deferral rule may not: objectives use it);
-    tasks and strata may be added.
+    Budget, confirm seeds, resources and cascade may change (but the first deferral rule may not, nor the first cost model
+    where an objective names a cost: objectives use them); tasks and strata may be added.
     """
     stored = read_sweep(folder)
     if stored is None:
@@ -51,6 +52,7 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> Json:
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
         "cascade.deferral.0": spec.cascade.deferral[0],
+        **({"cascade.costs.0": data["cascade"]["costs"][0]} if uses_cost(search["metric"]) else {}),
         "tasks": {task.task: _unit(task) for task in tasks},
         "search.space, stratum": {name: _plain(tree) for name, tree in parts.items()},
     }

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from catsweep.report.tables import as_json, as_markdown, excludes_zero, render_table, results_table, shortfalls
+from catsweep.report.tables import (
+    as_json,
+    as_markdown,
+    excludes_zero,
+    render_table,
+    results_table,
+    saved_at_large,
+    saved_vs_baseline,
+    shortfalls,
+)
 from catsweep.spec.base import Json
 
 SUMMARY: Json = {"macro": {}, "left_out_small": ["b/small"]}
@@ -87,6 +96,52 @@ def test_a_saving_stands_beside_the_quality_that_came_with_it() -> None:
     assert either.quality_vs_large == pytest.approx((0.8 + 0.78) / 2 - 0.9)
     assert xent.quality_vs_baseline is None
     assert "+40% (+0.020)" in as_markdown([either])
+
+
+def with_saving(saving: Json, *, quality_small: float = 0.55, at_80: Json | None = None) -> Json:
+    """A result in which cat_xent/either has this saving with its interval; it costs 1.1 of L at 80% of the gap."""
+    found = make_result()["metrics"]["accuracy"]["strata"]["cat_xent/either"]
+    point = {"cost_share": 1.1, "quality": 0.9, "defers_all": False} | (at_80 or {})
+    own = found | {
+        "quality_small": value(quality_small, 0.01),
+        "rules": {"mean": [{"operating": {"gap>=0.8": point, "gap>=1.0": point}}] * 2},
+        "savings": {"gap>=0.8": saving, "gap>=1.0": None},
+    }
+    return make_result(**{"cat_xent/either": own})
+
+
+def test_a_saving_stands_with_its_interval_in_every_table() -> None:
+    result = with_saving({"value": 0.4, "lower": 0.3, "upper": 0.5}, at_80={"cost_share": 0.3})
+    row = results_table([result], SUMMARY)[1]
+    assert (row.flops_saved_lower, row.flops_saved_upper) == (0.3, 0.5)
+    assert saved_vs_baseline(row) == "+40% ±10%"
+    assert "+40% [+30%,\u00a0+50%] (+0.050)" in as_markdown([row])
+    assert saved_at_large(row) == "+70% (+0.000)"
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, "−120% ±10%"),
+        ({"at_80": {"defers_all": True}}, "–"),
+        ({"quality_small": 0.02}, "–"),
+        ({"quality_small": 0.03}, "−120% ±10%"),
+        ({"at_80": {"defers_all": True, "cost_share": 0.3}}, "+40% ±10%"),
+    ],
+)
+def test_a_loss_that_says_nothing_is_a_dash_and_stays_in_the_json(change: Json, shown: str) -> None:
+    result = with_saving({"value": -1.2, "lower": -1.3, "upper": -1.1}, **change)
+    row = results_table([result], SUMMARY)[1]
+    assert saved_vs_baseline(row) == shown
+    assert as_json([row])[0]["flops_saved_vs_baseline"] is not None
+    text = as_markdown([row])
+    assert ("| – |" in text) == (shown == "–")
+
+
+def test_the_unit_of_the_first_cost_model_stands_above_what_is_saved() -> None:
+    rows = results_table([make_result() | {"costs": [{"kind": "price", "unit": "dollars"}]}], SUMMARY)
+    assert "| dollars saved |" in as_markdown(rows)
+    assert str(render_table(rows).columns[5].header) == "dollars\nsaved"
 
 
 def test_nothing_is_saved_on_the_way_to_a_large_model_that_is_not_better() -> None:
