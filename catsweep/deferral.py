@@ -22,6 +22,7 @@ from catsweep.cascade.curve import (
 )
 from catsweep.cascade.lines import router_cost
 from catsweep.cascade.metrics import Metric
+from catsweep.cascade.order import deferral_order
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.savings import CostShare, cost_shares, saving, saving_against
 from catsweep.runs import PERCENTS, Run
@@ -55,22 +56,27 @@ def rules_for(task: TaskSpec, cascade: CascadeSpec) -> list[str]:
 
 def bootstrap_rules(runs: dict[str, list[Run]], rules: Sequence[str], cascade: CascadeSpec, metric: Metric) -> Draws:
     """Resampled audc and qualities of every run under some rules, all on the same draws."""
-    systems = {
-        (rule, stratum, index): System(
-            run.test.signals.ids, run.test.small_statistics, run.test.large_statistics, run.test.uncertainty(rule)
-        )
-        for rule in rules
-        for stratum, found in runs.items()
-        for index, run in enumerate(found)
-    }
+    systems: dict[str, System] = {}
+    name_of: dict[tuple[str, str, int], str] = {}
+    known: dict[tuple[str, int, bytes], str] = {}
+    for rule in rules:
+        for stratum, found in runs.items():
+            for index, run in enumerate(found):
+                rows, uncertainty = run.test, run.test.uncertainty(rule)
+                # Rules that order a run's answers alike, as all do for answers of one token, are resampled once.
+                order = deferral_order(uncertainty, rows.signals.ids).tobytes()
+                name = known.setdefault((stratum, index, order), f"{rule}\n{stratum}\n{index}")
+                name_of[rule, stratum, index] = name
+                systems.setdefault(
+                    name, System(rows.signals.ids, rows.small_statistics, rows.large_statistics, uncertainty)
+                )
     groups = next(iter(runs.values()))[0].test.groups
-    named = {"\n".join(map(str, key)): system for key, system in systems.items()}
     drawn = bootstrap_curves(
-        named, groups=groups, metric=metric, num_resamples=cascade.num_resamples, seed=cascade.seed
+        systems, groups=groups, metric=metric, num_resamples=cascade.num_resamples, seed=cascade.seed
     )
     return {
         rule: {
-            stratum: [drawn[f"{rule}\n{stratum}\n{index}"] for index in range(len(found))]
+            stratum: [drawn[name_of[rule, stratum, index]] for index in range(len(found))]
             for stratum, found in runs.items()
         }
         for rule in rules

@@ -38,8 +38,7 @@ def cost_shares(
     sums: list[tuple[FloatArray, FloatArray]] = []
     for mask, (small, large) in zip(deferred, costs, strict=True):
         paid = small + np.where(mask, large, 0.0)
-        own, alone = (np.bincount(group_of_row, weights=cost, minlength=len(keys)) * 1.0 for cost in (paid, large))
-        sums.append((own, alone))
+        sums.append((_by_group(paid, group_of_row, len(keys)), _by_group(large, group_of_row, len(keys))))
     parts: list[list[FloatArray]] = [[] for _ in sums]
     for counts in draw_groups(len(keys), len(group_of_row), num_resamples, seed):
         weights = counts.astype(np.float64)
@@ -49,6 +48,11 @@ def cost_shares(
         CostShare(float(own.sum() / large.sum()), np.concatenate(part))
         for part, (own, large) in zip(parts, sums, strict=True)
     ]
+
+
+def _by_group(values: FloatArray, group_of_row: NDArray[np.int64], num_groups: int) -> FloatArray:
+    sums: FloatArray = np.bincount(group_of_row, weights=values, minlength=num_groups)
+    return sums
 
 
 def saving(own: Sequence[CostShare]) -> TaskDifference:
