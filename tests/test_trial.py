@@ -11,12 +11,14 @@ import pytest
 
 from catsweep.cascade.cost import ModelShape
 from catsweep.cascade.curve import audc
+from catsweep.cascade.latency import Latency
 from catsweep.cascade.metrics import get_metric
 from catsweep.cascade.rows import make_cascade
 from catsweep.errors import StorageError, SweepChangedError
 from catsweep.prepare import load_prepared, prepare_task
-from catsweep.records import StepMetrics, TrialRecord, read_record, read_rows, read_steps
+from catsweep.records import StepMetrics, TrialRecord, read_json, read_record, read_rows, read_steps
 from catsweep.space import build_confirm, build_trial
+from catsweep.spec.cascade import PriceCost, TokenPrice
 from catsweep.spec.load import Sweep
 from catsweep.spec.search import CostAtQualityObjective
 from catsweep.spec.sweep import TrialSpec
@@ -82,6 +84,35 @@ def test_the_objective_follows_from_the_rows(reverse: tuple[Sweep, Path], tmp_pa
         output == reference for output, reference in zip(rows["output"].to_pylist(), _references(root), strict=True)
     ]
     assert sum(right) / len(right) == pytest.approx(record.metrics["validation/exact_match"])
+
+
+def test_what_batches_took_is_recorded_of_both_models_and_an_objective_may_be_one_of_dollars(
+    reverse: tuple[Sweep, Path], tmp_path: Path
+) -> None:
+    sweep, root = reverse
+    prices = [TokenPrice(input_per_million=a, output_per_million=b) for a, b in ((1, 2), (10, 30))]
+    price = PriceCost(small=prices[0], large=prices[1])
+    update = {"cost": price, "objective": CostAtQualityObjective(quality=1.0)}
+    record, _ = run(trial(sweep).model_copy(update=update), root, tmp_path)
+    answers = load_prepared(root, "tiny", "made/reverse").answers
+    small, large = (
+        Latency.from_dict(found)
+        for found in (record.facts["latency"], read_json(answers / "manifest.json")["facts"]["latency"])
+    )
+    for latency in (small, large):
+        assert latency.seconds([10], [10])[0] > 0
+        assert latency.batch_size == sweep.spec.resources.evaluation_batch_size
+        assert latency.device
+    rows = read_rows(tmp_path / "rows.parquet")
+    large_rows = load_prepared(root, "tiny", "made/reverse").large_rows("validation")
+    dollars = [
+        sum(row["num_prompt_tokens"] * a + row["num_output_tokens"] * b for row in table.to_pylist())
+        for table, (a, b) in ((rows, (1, 2)), (large_rows, (10, 30)))
+    ]
+    assert record.objective is not None
+    assert record.objective <= 1 + dollars[0] / dollars[1] + 1e-9
+    if record.metrics["validation/exact_match"] < 1:  # nothing short of deferring everything reaches a quality of 1
+        assert record.objective == pytest.approx(1 + dollars[0] / dollars[1])
 
 
 def _references(root: Path) -> list[str]:

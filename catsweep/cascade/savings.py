@@ -51,8 +51,7 @@ def cost_shares(
 
 
 def _by_group(values: FloatArray, group_of_row: NDArray[np.int64], num_groups: int) -> FloatArray:
-    sums: FloatArray = np.bincount(group_of_row, weights=values, minlength=num_groups)
-    return sums
+    return np.bincount(group_of_row, weights=values, minlength=num_groups).astype(np.float64)
 
 
 def saving(own: Sequence[CostShare]) -> TaskDifference:
