@@ -435,17 +435,9 @@ class LargeModel:
         for split in EVALUATION_SPLITS:
             mine = np.arange(len(data.tokens(split)))[self.workers.rank :: self.workers.size]
             rows = evaluate(
-                module,
-                self.tokenizer,
-                data,
-                split,
-                task,
-                task_metrics(task),
-                architecture=self.architecture,
-                batch_size=batch_size,
-                indices=mine,
-                timings=timings,
-            )
+                module, self.tokenizer, data, split, task, task_metrics(task), architecture=self.architecture,
+                batch_size=batch_size, indices=mine, timings=timings,
+            )  # fmt: skip
             tables.append(gather_rows(rows, mine, self.workers))
         if self.workers.rank == 0:
             latency = fit_latency(timings, device=device_name(), batch_size=batch_size)
