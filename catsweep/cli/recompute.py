@@ -20,6 +20,7 @@ from catsweep.cli.run import show_rules
 from catsweep.curves import Recomputation, compute_task, result_names, results_folder, results_on_storage, summarise
 from catsweep.errors import Problem, SpecError, StorageError
 from catsweep.records import read_sweep, storage_root
+from catsweep.report.comparison import macro_table
 from catsweep.report.page import write_report
 from catsweep.report.tables import notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json
@@ -51,6 +52,9 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
         return
     rows = results_table(results, summary)
     output.print(render_table(rows))
+    if (over_all := macro_table(summary)) is not None:
+        output.print()
+        output.print(over_all)
     show_rules(results)
     folder = results_folder(root, name, other)
     lines = [

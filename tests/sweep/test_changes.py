@@ -39,6 +39,7 @@ def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
         {"search__confirm_seeds": 5},
         {"resources": {"num_workers": 2, "evaluation_batch_size": 8}},
         {"cascade": {"deferral": ["mean", "max"], "num_resamples": 500}},
+        {"cascade": {"costs": ["latency", "flops"]}},
         {"tasks": ["b", "a"]},
         {"space": space(loss={"space": "choice", "options": [{"kind": "cat_xent"}, *OPTIONS]})},
     ],
@@ -73,6 +74,16 @@ def test_what_may_not_change(tmp_path: Path, fields: dict[str, Any], message: st
     fields = dict(fields)
     with pytest.raises(SweepChangedError, match=message):
         check_unchanged(make_sweep(fields.pop("tasks", ["a"]), **fields), tmp_path)
+
+
+def test_the_first_cost_model_may_not_change_where_an_objective_names_a_cost(tmp_path: Path) -> None:
+    metric = {"search__metric": {"kind": "quality_at_cost", "cost": 0.4}}
+    store(tmp_path, **metric)
+    check_unchanged(make_sweep(["a"], **metric, cascade={"costs": ["flops", "latency"]}), tmp_path)
+    price = {"input_per_million": 1, "output_per_million": 2}
+    costs = [{"kind": "price", "small": price, "large": price}, "flops"]
+    with pytest.raises(SweepChangedError, match=r"cascade\.costs\.0 is .*price.*made with 'flops'"):
+        check_unchanged(make_sweep(["a"], **metric, cascade={"costs": costs}), tmp_path)
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
