@@ -28,8 +28,10 @@ from catsweep.cascade.latency import Latency
 from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
+from catsweep.chains import chain_results
 from catsweep.comparing import budget, compare
 from catsweep.deferral import (
+    COST_TARGETS,
     Anchor,
     Draws,
     bootstrap_rules,
@@ -161,6 +163,13 @@ def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation
         if isinstance(unit, MixtureSpec) and not result["metrics"]:
             save_draws(folder / f"{task_name}.npz", _all_draws(draws.get(rules[0], {})))
         result["metrics"][metric.name] = _metric_results(runs, draws, spec, metric)
+        for stratum, found in runs.items():
+            own = [run.record for run in found]
+            chain = chain_results(
+                root, spec, task_name, own, large, metric, member=result.get("member"), shares=COST_TARGETS
+            )
+            if chain:
+                result["metrics"][metric.name]["strata"][stratum]["chain"] = chain
         points += list(all_points(runs, cascade, metric))
     result = _defined(result)
     write_json(folder / f"{task_name}.json", result)

@@ -56,6 +56,16 @@ def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
     return make_inputs(task, spec, examples, tokenizer, architecture, key, large_key(spec, key), folds=folds)
 
 
+def chain_inputs(inputs: Inputs, task: TaskSpec, changed: SweepSpec) -> Inputs:
+    """The same data with a further model of the chain, the large one of `changed`: its keys. Raises ModelError."""
+    tokenizer_of_pair(changed, [inputs.examples])
+    data, finetune = str(inputs.keys["data"]), changed.large.finetune
+    num_folds = finetune.cross_fit if finetune else None
+    folds = cut_folds(inputs.examples["train"].column("group"), num_folds, task.task) if num_folds else None
+    large = large_key(changed, data)
+    return make_inputs(task, changed, inputs.examples, inputs.tokenizer, inputs.architecture, data, large, folds=folds)
+
+
 def read_examples(
     task: TaskSpec, spec: SweepSpec, *, root: Path, with_sources: bool = False
 ) -> dict[str, StoredExamples]:

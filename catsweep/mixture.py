@@ -6,18 +6,19 @@ also loses what another member's small-model half shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.metrics import metric_of
 from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds, hide_leaks
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, tokenizer_of_pair
 from catsweep.mixing import leaking
-from catsweep.models import model_key
+from catsweep.models import Architecture, model_key
 from catsweep.prepare import (
     EVALUATION_SPLITS,
     LargeModel,
@@ -35,7 +36,7 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import StoredExamples
 from catsweep.tasks.fingerprint import unit_fingerprint
-from catsweep.train import MixedData, barrier, current_workers
+from catsweep.train import MixedData, Workers, barrier, current_workers
 
 
 @dataclass(frozen=True)
@@ -80,29 +81,58 @@ def read_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Mixtur
         name: digest([key, dropped[name]]) if any(dropped[name].values()) else key for name, key in data_keys.items()
     }
     finetune = spec.large.finetune
-    folds = cut_members(kept, finetune.cross_fit) if finetune and finetune.cross_fit else {}
     large_split = finetune.train_split if finetune else "train"
     sizes = {split: [len(splits[split]) for splits in kept.values()] for split in ("train", large_split)}
     rates = {
         split: dict(zip(kept, sampling_rates(mixture.sampling, found), strict=True)) for split, found in sizes.items()
     }
-    finetuned_on = [data_keys, rates[large_split]] if finetune else None
+    large_rates = rates[large_split] if finetune else None
+    found = MixtureInputs({}, _lengths(dropped), rates["train"], large_rates, {}, {})
+    parts = {name: (kept[name], key) for name, key in data_keys.items()}
+    return _with_keys(found, mixture, spec, parts, tokenizer, architecture)
+
+
+def chain_mixture(mixed: MixtureInputs, mixture: MixtureSpec, changed: SweepSpec) -> MixtureInputs:
+    """The same data with a further model of the chain, the large one of `changed`: its keys. Raises ModelError."""
+    first, finetune = next(iter(mixed.inputs.values())), changed.large.finetune
+    tokenizer_of_pair(changed, [found.examples for found in mixed.inputs.values()])
+    large_rates = (mixed.rates if finetune.holdout is None else mixed.large_rates) if finetune else None
+    parts = {name: (found.examples, str(found.keys["data"])) for name, found in mixed.inputs.items()}
+    changed_inputs = MixtureInputs({}, mixed.num_dropped, mixed.rates, large_rates, {}, {})
+    return _with_keys(changed_inputs, mixture, changed, parts, first.tokenizer, first.architecture)
+
+
+def _with_keys(
+    mixed: MixtureInputs,
+    mixture: MixtureSpec,
+    spec: SweepSpec,
+    parts: dict[str, tuple[dict[str, StoredExamples], str]],
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
+) -> MixtureInputs:
+    """The members' inputs and keys for the large model of a sweep. parts: each member's examples and their key."""
+    finetune = spec.large.finetune
+    num_folds = finetune.cross_fit if finetune else None
+    folds = cut_members({name: examples for name, (examples, _) in parts.items()}, num_folds) if num_folds else {}
+    finetuned_on = [{name: key for name, (_, key) in parts.items()}, mixed.large_rates] if finetune else None
     inputs = {}
     for task in mixture.members:
-        key = data_keys[task.task]
+        examples, key = parts[task.task]
         large = large_key(spec, finetuned_on or key)
         opinions = digest([large, key]) if finetuned_on else large
         inputs[task.task] = make_inputs(
-            task, spec, kept[task.task], tokenizer, architecture, key, large, opinions, folds.get(task.task)
+            task, spec, examples, tokenizer, architecture, key, large, opinions, folds.get(task.task)
         )
     keys: dict[str, str | None] = {
         name: digest([item.keys[name] for item in inputs.values()]) for name in ("data", "signal", "answers")
     }
     keys["large"] = large_key(spec, finetuned_on) if finetuned_on else None
-    num_dropped = {name: {split: len(ids) for split, ids in found.items()} for name, found in dropped.items()}
     num_hidden = {name: found.hidden.sum(axis=1).tolist() for name, found in folds.items()}
-    large_rates = rates[large_split] if finetune else None
-    return MixtureInputs(inputs, num_dropped, rates["train"], large_rates, keys, num_hidden)
+    return replace(mixed, inputs=inputs, keys=keys, num_hidden=num_hidden)
+
+
+def _lengths(dropped: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, int]]:
+    return {name: {split: len(ids) for split, ids in found.items()} for name, found in dropped.items()}
 
 
 def cut_members(members: dict[str, dict[str, StoredExamples]], num_folds: int) -> dict[str, Folds]:
@@ -151,9 +181,31 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
     Each member also has facts of its own, as a task has: prepared/<mixture>/<task>.json.
     """
     workers = current_workers()
-    mixed = read_mixture(mixture, spec, root=root)
     path = prepared_path(root, spec.name, mixture.task)
-    refuse_other_data(path, root / spec.name / "trials" / mixture.task, mixed.keys)
+    trials = root / spec.name / "trials" / mixture.task
+    mixed = read_mixture(mixture, spec, root=root)
+    refuse_other_data(path, trials, mixed.keys)
+    whole, facts = _prepare_model(mixture, spec, mixed, root=root, workers=workers)
+    for model in spec.chain:
+        changed = spec.with_large(model)
+        own = chain_mixture(mixed, mixture, changed)
+        refuse_other_data(path, trials, own.keys, model.name)
+        its_whole, its_facts = _prepare_model(mixture, changed, own, root=root, workers=workers)
+        whole.setdefault("chain", {})[model.name] = its_whole
+        for member, found in its_facts.items():
+            facts[member].setdefault("chain", {})[model.name] = found
+    if workers.rank == 0:
+        for task in mixture.members:
+            write_json(prepared_path(root, spec.name, result_name(mixture, task)), facts[task.task])
+        write_json(path, whole)
+    barrier(workers)
+    return whole
+
+
+def _prepare_model(
+    mixture: MixtureSpec, spec: SweepSpec, mixed: MixtureInputs, *, root: Path, workers: Workers
+) -> tuple[Json, dict[str, Json]]:
+    """The members' data, the large model, its signals and answers; returns facts about all, and about each member."""
     data = {
         task.task: write_data(mixed.inputs[task.task], task, spec, root=root, workers=workers)
         for task in mixture.members
@@ -174,8 +226,6 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
             **({"num_hidden": mixed.num_hidden[task.task]} if mixed.num_hidden else {}),
             "rate": mixed.rates[task.task],
         }
-        if workers.rank == 0:
-            write_json(prepared_path(root, spec.name, result_name(mixture, task)), facts[task.task])
     own = facts[mixture.members[0].task]
     whole: Json = {
         "keys": mixed.keys,
@@ -189,10 +239,7 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
         "warnings": [text for found in facts.values() for text in found["warnings"]],
         "peak_memory_bytes": own["peak_memory_bytes"],
     }
-    if workers.rank == 0:
-        write_json(path, whole)
-    barrier(workers)
-    return whole
+    return whole, facts
 
 
 def _check_scales(mixture: MixtureSpec, spec: SweepSpec) -> None:

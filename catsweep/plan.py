@@ -62,9 +62,9 @@ class TaskPlan:
 
     Token counts are means over some training examples, cut at the sweep's limits; choice tokens are those of all choices
     of an example. flops_folds: fine-tuning the fold models of a cross-fitted signal, which `holdout` would not need; their
-    passes together are one pass. disk_bytes: what is there at the end, MLflow's database and artifacts included. While
-    it is fine-tuned, the large model's checkpoint takes disk_bytes_large_checkpoint more, and each trial in flight
-    disk_bytes_trial_checkpoint.
+    passes together are one pass. flops_chain: preparing the further models of the chain. disk_bytes: what is there at the
+    end, MLflow's database and artifacts included. While it is fine-tuned, the large model's checkpoint takes
+    disk_bytes_large_checkpoint more, and each trial in flight disk_bytes_trial_checkpoint.
     """
 
     task: str
@@ -82,6 +82,7 @@ class TaskPlan:
     flops_confirm: float
     flops_large_finetune: float
     flops_folds: float
+    flops_chain: float
     flops_large_pass: float
     disk_bytes: float
     disk_bytes_large_checkpoint: float
@@ -92,7 +93,7 @@ class TaskPlan:
     @property
     def flops(self) -> float:
         """All FLOPs of the task."""
-        large = self.flops_large_finetune + self.flops_folds + self.flops_large_pass
+        large = self.flops_large_finetune + self.flops_folds + self.flops_large_pass + self.flops_chain
         return self.flops_search + self.flops_confirm + large
 
 
@@ -187,10 +188,19 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
     evaluated = num_search * len(rungs(spec)) * answer_flops(small, ("validation",))
     folders = [part.folders(root) for part in parts]
     cached = {name: all(is_complete(found[name], hashes=False) for found in folders) for name in folders[0]}
-    signed = sum(
-        float(forward_flops(large, found.prompts, found.targets).mean()) * len(part.examples["train"])
-        for found, part in zip(tokens, parts, strict=True)
-    )
+
+    def sign_flops(shape: ModelShape) -> float:
+        return sum(
+            float(forward_flops(shape, found.prompts, found.targets).mean()) * len(part.examples["train"])
+            for found, part in zip(tokens, parts, strict=True)
+        )
+
+    chain = 0.0
+    for model in spec.chain:
+        further, tuned = model_shape(load_config(model, inputs.tokenizer)), model.finetune
+        chain += answer_flops(further, EVALUATION_SPLITS) + sign_flops(further)
+        if tuned is not None:
+            chain += (1 + (tuned.cross_fit or 0)) * steps_flops(further, tuned.steps, tuned.batch_size)
     return TaskPlan(
         task=task.task,
         group=task.group,
@@ -207,7 +217,8 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         flops_confirm=num_confirm * (run + answer_flops(small, EVALUATION_SPLITS)),
         flops_large_finetune=finetuned,
         flops_folds=num_folds * finetuned,
-        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + signed,
+        flops_chain=chain,
+        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + sign_flops(large),
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
         + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),
         # A new checkpoint is whole before the old one goes.

@@ -32,7 +32,7 @@ from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
 from catsweep.folds import IntArray
-from catsweep.inputs import Inputs, read_inputs
+from catsweep.inputs import Inputs, chain_inputs, read_inputs
 from catsweep.models import (
     Architecture,
     TargetLogits,
@@ -42,14 +42,22 @@ from catsweep.models import (
     model_shape,
     position_limit,
 )
-from catsweep.records import MANIFEST, building, held, is_complete, read_json, read_rows, write_json, write_rows
+from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec, XentLoss
 from catsweep.tasks.fingerprint import source_fingerprint, unit_fingerprint
-from catsweep.teacher import SignalArrays, near_chance, target_places, teacher_pass
+from catsweep.teacher import (
+    HELD_OUT,
+    SignalArrays,
+    near_chance,
+    optimism,
+    signal_summary,
+    target_places,
+    teacher_pass,
+)
 from catsweep.train import (
     MixedData,
     TrainingData,
@@ -63,7 +71,6 @@ from catsweep.train import (
 )
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
-HELD_OUT = "large_right_share_validation"
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,10 @@ class Prepared:
         """The tokeniser of both models."""
         return _tokenizer(self.data / "tokenizer")
 
+    def of(self, name: str) -> Prepared:
+        """The same with a further model of the chain in the large one's place."""
+        return prepared_from(self.data.parent.parent, self.facts["chain"][name])
+
     def large_rows(self, split: str | None = None) -> pa.Table:
         """The large model's rows."""
         return read_rows(self.answers / "rows.parquet", split)
@@ -102,8 +113,11 @@ def prepared_path(root: Path, sweep: str, task: str) -> Path:
 
 def load_prepared(root: Path, sweep: str, task: str) -> Prepared:
     """What was made for a task, or for a member of a mixture, `mixture/task`. Raises StorageError where it has not run."""
-    facts = read_json(prepared_path(root, sweep, task))
-    cache = root / "cache"
+    return prepared_from(root / "cache", read_json(prepared_path(root, sweep, task)))
+
+
+def prepared_from(cache: Path, facts: dict[str, Any]) -> Prepared:
+    """Where the folders that these facts name lie."""
     large = cache / "large" / facts["keys"]["large"] if facts["keys"]["large"] else None
     return Prepared(
         cache / "data" / facts["keys"]["data"],
@@ -121,9 +135,25 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     where the sweep has results that were made from other data.
     """
     workers = current_workers()
-    inputs = read_inputs(task, spec, root=root)
     path = prepared_path(root, spec.name, task.task)
-    refuse_other_data(path, root / spec.name / "trials" / task.task, inputs.keys)
+    trials = root / spec.name / "trials" / task.task
+    inputs = read_inputs(task, spec, root=root)
+    refuse_other_data(path, trials, inputs.keys)
+    facts = _prepare_model(task, spec, inputs, root=root, workers=workers)
+    for model in spec.chain:
+        changed = spec.with_large(model)
+        own = chain_inputs(inputs, task, changed)
+        refuse_other_data(path, trials, own.keys, model.name)
+        found = _prepare_model(task, changed, own, root=root, workers=workers)
+        facts.setdefault("chain", {})[model.name] = found
+    if workers.rank == 0:
+        write_json(path, facts)
+    barrier(workers)
+    return facts
+
+
+def _prepare_model(task: TaskSpec, spec: SweepSpec, inputs: Inputs, *, root: Path, workers: Workers) -> dict[str, Any]:
+    """Data, large model, signal and answers of one task; returns facts about them."""
     data = write_data(inputs, task, spec, root=root, workers=workers)
     large = LargeModel(spec.large, inputs.tokenizer, inputs.architecture, workers)
     folders = inputs.folders(root)
@@ -132,11 +162,7 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
         finetune = spec.large.finetune
         large.finetune_once(large.training_data(data.tokens(finetune.train_split)), finetune, weights)
         cross_fit_signals([(data, inputs)], spec, root=root, rates=None, workers=workers)
-    facts = large.judge(data, task, spec, inputs, weights, root=root)
-    if workers.rank == 0:
-        write_json(path, facts)
-    barrier(workers)
-    return facts
+    return large.judge(data, task, spec, inputs, weights, root=root)
 
 
 def write_data(inputs: Inputs, task: TaskSpec, spec: SweepSpec, *, root: Path, workers: Workers) -> TaskData:
@@ -187,30 +213,6 @@ def cross_fit_signals(
     )
 
 
-def signal_summary(folder: Path) -> dict[str, float]:
-    """How often the large model gets a training target right, and the stored bytes a target token; also how often it gets
-    a validation target right where the signal is that on data which it was trained on."""
-    rank = np.load(folder / "rank.npy", mmap_mode="r")
-    files = [np.load(path, mmap_mode="r") for path in folder.glob("*.npy")]
-    return {
-        "num_target_tokens": len(rank),
-        "large_right_share": float(np.mean(rank == 0)),
-        "bytes_a_token": sum(array.nbytes for array in files) / max(1, len(rank)),
-        **{name: value for name, value in read_json(folder / MANIFEST)["facts"].items() if name == HELD_OUT},
-    }
-
-
-def optimism(task: str, summary: dict[str, float]) -> list[str]:
-    """A line that says how much better the large model is on its own training targets, where the signal is that."""
-    if HELD_OUT not in summary:
-        return []
-    return [
-        f"{task}: large.finetune.unseen_signal is false, so the signal is L's on targets that it was trained on: there it "
-        f"gets {summary['large_right_share']:.1%} of the target tokens right, on validation {summary[HELD_OUT]:.1%}. "
-        "Filters see a model that does not exist in use; holdout and cross_fit give its opinion on unseen data"
-    ]
-
-
 def task_metrics(task: TaskSpec) -> dict[str, Metric]:
     """The metrics of a task by name; the first is the one that is searched."""
     return {item.metric: metric_of(item) for item in task.metric_list}
@@ -256,11 +258,13 @@ def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSp
                 )
 
 
-def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None]) -> None:
-    """Raise SweepChangedError where the trials of a sweep were made from other folders than these."""
+def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None], model: str | None = None) -> None:
+    """Raise SweepChangedError where the trials of a sweep were made from other folders than these. model: of the chain;
+    None: the large one."""
     if not path.exists() or not trials.exists():
         return
-    known = read_json(path)["keys"]
+    facts = read_json(path)
+    known = (facts if model is None else facts.get("chain", {}).get(model, {})).get("keys", keys)
     for name in ("data", "large", "signal", "answers"):
         if known[name] != keys[name]:
             raise SweepChangedError(

@@ -243,6 +243,8 @@ def _partition(node: Node, keys: tuple[str, ...], path: str) -> dict[str | None,
     match node:
         case Constant(value) if not keys and not isinstance(value, dict | list):
             return {"null" if value is None else str(value).lower() if isinstance(value, bool) else str(value): node}
+        case Constant(list() as values) if not keys and all(isinstance(value, str) for value in values):
+            return {"+".join(values): node}
         case Choice(options, labels):
             groups: dict[str | None, list[tuple[Node, int]]] = {}
             for option, label in zip(options, labels, strict=True):

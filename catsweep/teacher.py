@@ -10,6 +10,7 @@ The signal must come from a model that has not seen the example: see FinetuneSpe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from catsweep.data import TokenSplit, collate
 from catsweep.models import Architecture, TargetLogits
+from catsweep.records import MANIFEST, read_json
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.tensors import TeacherSignal, to_device
 
 MAX_RANK = 255
+HELD_OUT = "large_right_share_validation"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,41 @@ def near_chance(task: str, train: TokenSplit, summary: dict[str, float]) -> list
         f"frequent one would get {most_frequent:.1%}; its signal says nothing, and cat_xent and cat_dist may drop nearly all "
         "tokens. Train it longer (large.finetune.steps), at another learning rate, or take a larger one"
     ]
+
+
+def signal_summary(folder: Path) -> dict[str, float]:
+    """How often the large model gets a training target right, and the stored bytes a target token; also how often it gets
+    a validation target right where the signal is that on data which it was trained on."""
+    rank = np.load(folder / "rank.npy", mmap_mode="r")
+    files = [np.load(path, mmap_mode="r") for path in folder.glob("*.npy")]
+    return {
+        "num_target_tokens": len(rank),
+        "large_right_share": float(np.mean(rank == 0)),
+        "bytes_a_token": sum(array.nbytes for array in files) / max(1, len(rank)),
+        **{name: value for name, value in read_json(folder / MANIFEST)["facts"].items() if name == HELD_OUT},
+    }
+
+
+def optimism(task: str, summary: dict[str, float]) -> list[str]:
+    """A line that says how much better the large model is on its own training targets, where the signal is that."""
+    if HELD_OUT not in summary:
+        return []
+    return [
+        f"{task}: large.finetune.unseen_signal is false, so the signal is L's on targets that it was trained on: there it "
+        f"gets {summary['large_right_share']:.1%} of the target tokens right, on validation {summary[HELD_OUT]:.1%}. "
+        "Filters see a model that does not exist in use; holdout and cross_fit give its opinion on unseen data"
+    ]
+
+
+def any_of(signals: Sequence[TeacherSignal], distribution: TeacherSignal) -> TeacherSignal:
+    """The opinion of several models as one: the best rank and the highest log-probability that any gives a target token.
+
+    So rank 0 means that any of them gets it right. distribution: the signal whose entries dist losses see. [ours]
+    """
+    rank, logprob = signals[0].rank_N, signals[0].logprob_N
+    for signal in signals[1:]:
+        rank, logprob = torch.minimum(rank, signal.rank_N), torch.maximum(logprob, signal.logprob_N)
+    return TeacherSignal(rank, logprob, distribution.ids_NK, distribution.weights_NK)
 
 
 @torch.no_grad()

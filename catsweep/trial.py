@@ -42,8 +42,9 @@ from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.spec.training import CatDistLoss, DistLoss
-from catsweep.teacher import load_signal
+from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec, NamedQuadrants
+from catsweep.teacher import any_of, load_signal
+from catsweep.tensors import TeacherSignal
 from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, train
 
 Report = Callable[[StepMetrics], None]
@@ -146,7 +147,7 @@ def make_training_data(
     parts = tuple(
         TrainingData(
             member.prepared.task_data().tokens("train"),
-            load_signal(member.prepared.signal, distribution=distils),
+            opinions(member.prepared, spec.training.loss, distribution=distils),
             member.prepared.facts["architecture"],
             pad_id=pad_id,
             start_id=start_id,
@@ -156,6 +157,18 @@ def make_training_data(
     if isinstance(spec.task, MixtureSpec):
         return MixedData(parts, tuple(member.prepared.facts["rate"] for member in unit))
     return parts[0]
+
+
+def opinions(prepared: Prepared, loss: LossSpec, *, distribution: bool) -> TeacherSignal:
+    """The signal that a loss sees: the large model's, or that of all models which its filter asks, as one."""
+    large = load_signal(prepared.signal, distribution=distribution)
+    asked = loss.filter if isinstance(loss, CatXentLoss | CatDistLoss) else None
+    if not isinstance(asked, NamedQuadrants) or asked.models == ["large"]:
+        return large
+    named = [
+        large if name == "large" else load_signal(prepared.of(name).signal, distribution=False) for name in asked.models
+    ]
+    return any_of(named, large)
 
 
 def join_rows(unit: TaskSpec | MixtureSpec, tables: list[list[pa.Table]]) -> pa.Table:

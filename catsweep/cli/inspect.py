@@ -119,6 +119,7 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
             "large model": task.flops_large_finetune,
             **({"its fold models": task.flops_folds} if task.flops_folds else {}),
             "its pass": task.flops_large_pass,
+            **({"further models": task.flops_chain} if task.flops_chain else {}),
             "search": task.flops_search,
         }
         text = ", ".join(

@@ -11,6 +11,7 @@ from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.errors import StorageError
 from catsweep.records import read_json, read_sweep, storage_root, write_json
+from catsweep.report.chain import CHAIN_NOTE, chain_rows, render_chains
 from catsweep.report.comparison import macro_table
 from catsweep.report.rules import RULE_NOTE, render_rules, rule_rows
 from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
@@ -90,12 +91,16 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     if (over_all := macro_table(summary)) is not None:
         output.print()
         output.print(over_all)
+    chains = chain_rows(results)
+    if chains:
+        output.print(render_chains(chains))
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"
     show_rules(results)
     lines = [
         *notes(rows),
+        *([CHAIN_NOTE] if chains else []),
         *shortfalls(results),
         f"report: {root / name / 'report.html'}",
         f"mlflow: {uri if uri.startswith('http') else opens}",

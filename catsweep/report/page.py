@@ -13,6 +13,7 @@ from markupsafe import Markup
 from catsweep.curves import Recomputation, results_folder, results_on_storage, with_macros
 from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
+from catsweep.report.chain import CHAIN_NOTE, chain_rows
 from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, cost_lines, curve_lines, forest
@@ -83,6 +84,7 @@ def page_content(root: Path, sweep: str, other: Recomputation | None = None) -> 
         "macro": macro_rows(summary),
         "kinds": kind_table(summary),
         "spent": spent_rows(summary["budget"]),
+        "chain_note": CHAIN_NOTE,
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
         "forest": Markup(figure) if differences else "",
         **_problems(root / sweep, records),
@@ -175,6 +177,7 @@ def _task(result: Json, rows: list[ResultRow], spec: SweepSpec, styles: dict[str
         "rule_reference": rules[0].reference if rules else "",
         "costs": [cost_cells(row, scale) for row in cost_rows(result)],
         "cost_notes": latency_notes(result),
+        "chain": chain_rows([result]),
         "metrics": [METRIC_LABELS.get(name, name) for name in result["metrics"]],
         "pareto": _pareto(result, spec),
         "winners": [_winner(result, stratum) for stratum in sorted(result["strata"], key=lambda s: (s != BASELINE, s))],

@@ -15,24 +15,28 @@ def resolve_checkpoints(document: Document) -> list[Problem]:
     What is no such folder and does not begin with /, ./, ../ or ~ is a name on the hub.
     """
     problems: list[Problem] = []
-    for model in ("small", "large"):
-        fields = document.data.get(model)
+    chain = document.data.get("chain")
+    places: list[tuple[tuple[str | int, ...], object]] = [
+        *(((name,), document.data.get(name)) for name in ("small", "large")),
+        *((("chain", index), fields) for index, fields in enumerate(chain if isinstance(chain, list) else [])),
+    ]
+    for place, fields in places:
         given = fields.get("pretrained") if isinstance(fields, dict) else None
-        if not isinstance(given, str) or not given:
+        if not isinstance(given, str) or not given or not isinstance(fields, dict):
             continue
         path = Path(given).expanduser()
         found = next((folder for folder in (document.path.parent / path, path) if folder.is_dir()), None)
         if found is not None:
             fields["pretrained"] = str(found.resolve())
-            problems += _missing_files(document, model, found)
+            problems += _missing_files(document, place, found)
         elif given.startswith(("/", "./", "../", "~")):
             expected = "a folder with config.json, safetensors and the tokeniser's files, or a name on the hub"
             hint = f"A path is relative to {document.path.parent.resolve()}"
-            problems.append(document.problem((model, "pretrained"), found=repr(given), expected=expected, hint=hint))
+            problems.append(document.problem((*place, "pretrained"), found=repr(given), expected=expected, hint=hint))
     return problems
 
 
-def _missing_files(document: Document, model: str, folder: Path) -> list[Problem]:
+def _missing_files(document: Document, place: tuple[str | int, ...], folder: Path) -> list[Problem]:
     missing = []
     if not (folder / "config.json").is_file():
         missing.append("config.json")
@@ -45,4 +49,4 @@ def _missing_files(document: Document, model: str, folder: Path) -> list[Problem
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     expected = f"a checkpoint; missing: {', '.join(missing)}"
     hint = "Write it with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)"
-    return [document.problem((model, "pretrained"), found=f"{folder} with {names}", expected=expected, hint=hint)]
+    return [document.problem((*place, "pretrained"), found=f"{folder} with {names}", expected=expected, hint=hint)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
-from catsweep.spec.base import Json, Mismatch, Spec
+from catsweep.spec.base import Json, Mismatch, Name, Spec
 
 
 class ByteTokenizer(Spec):
@@ -128,6 +128,22 @@ class LargeScratch(ScratchModel):
     finetune: FinetuneSpec = Field(description="How it is trained on each task")
 
 
+class _ChainModel(Spec):
+    name: Name = Field(description="Name of the model, for filters and tables; not small or large")
+    place: Literal["between", "below"] = Field(
+        "between",
+        description="Asked between the small and the large model, in the order of the list; or before the small one",
+    )
+
+
+class ChainPretrained(LargePretrained, _ChainModel):
+    """A further model of the chain from a checkpoint, such as the folder `model` of a confirmed run."""
+
+
+class ChainScratch(LargeScratch, _ChainModel):
+    """A further model of the chain from a config."""
+
+
 def _model_tag(value: Any) -> str:
     keys: Json | Any = (
         value if isinstance(value, dict) else {name: True for name in ("config",) if hasattr(value, name)}
@@ -140,5 +156,8 @@ SmallSpec = Annotated[
 ]
 LargeSpec = Annotated[
     Annotated[LargePretrained, Tag("pretrained")] | Annotated[LargeScratch, Tag("config")], Discriminator(_model_tag)
+]
+ChainModel = Annotated[
+    Annotated[ChainPretrained, Tag("pretrained")] | Annotated[ChainScratch, Tag("config")], Discriminator(_model_tag)
 ]
 AnyModel = PretrainedModel | ScratchModel

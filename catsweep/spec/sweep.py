@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from catsweep.spec.base import Json, Name, Spec
+from catsweep.spec.base import Json, Mismatch, Name, Spec
 from catsweep.spec.cascade import CascadeSpec, CostSpec, DeferralRuleName, FlopsCost
 from catsweep.spec.mixture import TaskEntry, Unit
-from catsweep.spec.model import LargeSpec, SmallSpec
+from catsweep.spec.model import ChainModel, ChainPretrained, LargePretrained, LargeScratch, LargeSpec, SmallSpec
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
 from catsweep.spec.training import TrainingSpec
 
@@ -68,6 +68,11 @@ class SweepSpec(Spec):
     )
     small: SmallSpec = Field(description="The model that is trained")
     large: LargeSpec = Field(description="The model that answers what the small one defers")
+    chain: list[ChainModel] = Field(
+        [],
+        description="Further models, prepared as the large one is: filters name them in `models`, and the confirmed runs' "
+        "chains with them are compared with every pair",
+    )
     distribution: DistributionSpec = Field(DistributionSpec(), description="What dist losses see of the large model")
     training: TrainingSpec = Field(description="Settings of every training run; the space draws over them")
     search: SearchSpec = Field(SearchSpec(), description="What is searched and how")
@@ -85,6 +90,56 @@ class SweepSpec(Spec):
     def data_folder(self) -> Path | None:
         """`data_root` as a path."""
         return None if self.data_root is None else Path(self.data_root)
+
+    def with_large(self, model: ChainModel) -> SweepSpec:
+        """The same with a further model of the chain in the large one's place: what is prepared for it."""
+        own = {name: value for name, value in model.to_json().items() if name not in ("name", "place")}
+        kind = LargePretrained if isinstance(model, ChainPretrained) else LargeScratch
+        return self.model_copy(update={"large": kind.model_validate(own), "chain": []})
+
+    @model_validator(mode="after")
+    def _chain_fits(self) -> SweepSpec:
+        names = [model.name for model in self.chain]
+        if len({*names, "small", "large"}) < len(names) + 2:
+            raise Mismatch(
+                found=f"chain: the names {', '.join(names)}", expected="different ones, none of them small or large"
+            )
+        ways = {model.name: _data_way(model) for model in self.chain if model.finetune}
+        for name, way in ways.items():
+            if way != _data_way(self.large):
+                raise Mismatch(
+                    found=f"chain: {name} keeps {way or 'nothing'} of the training groups from itself, large "
+                    f"{_data_way(self.large) or 'nothing'}",
+                    expected="one cut of the data: the same holdout, or neither",
+                )
+        asked = {name for tree in (self.search.space, self.training.to_json()) for name in _models_of_filters(tree)}
+        if unknown := sorted(asked - {*names, "large"}):
+            raise Mismatch(
+                found=f"a filter that asks {', '.join(unknown)}",
+                expected=f"models among {', '.join([*names, 'large'])}",
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_chain(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """A sweep of two models stands on storage as before there were chains."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name != "chain" or value}
+
+
+def _data_way(model: LargePretrained | LargeScratch) -> float | None:
+    return model.finetune.holdout if model.finetune else None
+
+
+def _models_of_filters(value: object) -> list[str]:
+    """The names under every key `models` of a space or of settings."""
+    if isinstance(value, list):
+        return [name for item in value for name in _models_of_filters(item)]
+    if not isinstance(value, dict):
+        return []
+    own = value.get("models")
+    here = [str(name) for name in own] if isinstance(own, list) else []
+    return here + [name for item in value.values() for name in _models_of_filters(item)]
 
 
 class TrialSpec(Spec):

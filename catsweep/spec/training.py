@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from catsweep.spec.base import Spec
+from catsweep.spec.base import Json, Name, Spec
 
 Quadrant = Literal["both", "only_small", "only_large", "neither"]
 
@@ -28,6 +28,17 @@ class NamedQuadrants(Spec):
     kind: Literal["all", "either", "large", "not_large", "small", "both", "learnable"] = Field(
         "either", description="Name of the set"
     )
+    models: list[Name] = Field(
+        ["large"],
+        description="A token counts as right for the large model where any of these is right: large, and models of `chain`",
+        min_length=1,
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """The large model alone is what filters ask: it changes no stored settings."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name != "models" or value != ["large"]}
 
 
 class QuadrantsFilter(Spec):

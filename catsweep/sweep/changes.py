@@ -51,6 +51,7 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> Json:
     del data["data"]["verify"]
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
+        **({"chain": data["chain"]} if "chain" in data else {}),
         "cascade.deferral.0": spec.cascade.deferral[0],
         **({"cascade.costs.0": data["cascade"]["costs"][0]} if uses_cost(search["metric"]) else {}),
         "tasks": {task.task: _unit(task) for task in tasks},
