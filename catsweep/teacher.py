@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catsweep.data import TokenSplit, collate
+from catsweep.filters.top_k import target_rank
 from catsweep.models import Architecture, TargetLogits
 from catsweep.records import MANIFEST, read_json
 from catsweep.spec.sweep import DistributionSpec
@@ -187,13 +188,3 @@ def teacher_pass(
 def target_places(data: TokenSplit, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the target tokens of some examples stand in data.targets.ids."""
     return np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])
-
-
-def target_rank(logits_NV: Tensor, target_ids_N: Tensor) -> Tensor:
-    """How many tokens come before the target: int64 (N,), 0 exactly where it is argmax's choice.
-
-    Of equal logits the smaller id comes first, as in torch.argmax on the CPU.
-    """
-    target_N1 = logits_NV.gather(1, target_ids_N[:, None])
-    smaller_id_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device)[None] < target_ids_N[:, None]
-    return ((logits_NV > target_N1) | ((logits_NV == target_N1) & smaller_id_NV)).sum(1)

@@ -54,13 +54,21 @@ class Batch:
 class LossInputs:
     """What a loss sees: logits_NV (with gradient), target_ids_N, and the large model's signal where the loss needs it.
 
-    generator: source of randomness of filters that draw, seeded by trial and step.
+    generator: source of randomness of filters that draw, seeded by trial and step. step: 1 to num_steps.
+    initial_logits_NV: of the small model as it was before its first step, where the loss asks for them.
     """
 
     logits_NV: Tensor
     target_ids_N: Tensor
     teacher: TeacherSignal | None
     generator: torch.Generator
+    step: int = 1
+    num_steps: int = 1
+    initial_logits_NV: Tensor | None = None
+
+    def is_in_first(self, share: float) -> bool:
+        """Whether this is one of the first steps that make up this share of all, rounded to a whole number."""
+        return self.step <= round(share * self.num_steps)
 
 
 @dataclass(frozen=True)

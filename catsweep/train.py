@@ -6,6 +6,7 @@ step. Otherwise the gradient would depend on how the batch was split.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import resource
@@ -190,6 +191,8 @@ def train(
     if spec.batch_size % workers.size:
         raise ValueError(f"batch_size {spec.batch_size} is not a multiple of the {workers.size} workers")
     loss = build_loss(spec.loss)
+    # Before a checkpoint is loaded: the weights that the trial's seed gave, also when it goes on.
+    initial = _frozen_copy(module) if getattr(spec.loss, "judge", "current") == "initial" else None
     replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
@@ -204,7 +207,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         mine = order.batch(step - 1)[workers.rank :: workers.size]
-        sums = _step(replicated, optimizer, data, mine, loss, spec, seed=seed, step=step, workers=workers)
+        sums = _step(replicated, optimizer, data, mine, loss, spec, initial, seed=seed, step=step, workers=workers)
         if step % every == 0 or step == spec.steps or step in evaluate_at:
             metrics = _readable(sums, learning_rate(spec, step))
             if not math.isfinite(metrics["train/loss"]) or not math.isfinite(metrics["train/grad_norm"]):
@@ -227,6 +230,7 @@ def _step(
     mine: NDArray[np.int64],
     loss: Loss,
     spec: TrainingSpec,
+    initial: TargetLogits | None,
     *,
     seed: int,
     step: int,
@@ -243,7 +247,13 @@ def _step(
         last = number == len(micro_batches) - 1
         with nullcontext() if last or workers.size == 1 else replicated.no_sync():  # type: ignore[operator]
             batch = to_device(data.batch(indices), workers.device)
-            output = loss(LossInputs(replicated(batch), batch.target_ids_N, batch.teacher, generator))
+            with torch.no_grad():
+                initial_NV = None if initial is None else initial(batch)
+            output = loss(
+                LossInputs(
+                    replicated(batch), batch.target_ids_N, batch.teacher, generator, step, spec.steps, initial_NV
+                )
+            )
             torch.autograd.backward(output.loss_sum)
         sums = {"loss": output.loss_sum.detach(), "target": output.num_target, "kept": output.num_kept, **output.sums}
         total = {name: value + total.get(name, 0) for name, value in sums.items()}
@@ -253,7 +263,8 @@ def _step(
         dist.all_reduce(stacked)
     total = dict(zip(names, stacked, strict=True))
     # DDP has averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
-    count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"].clamp(min=1)
+    count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"]
+    count = torch.where(count > 0, count, 1.0)  # weights between 0 and 1 may sum to less than one token
     parameters = list(replicated.parameters())
     torch._foreach_mul_(
         [parameter.grad for parameter in parameters if parameter.grad is not None], (workers.size / count).float()
@@ -273,7 +284,12 @@ def _readable(sums: dict[str, Tensor], rate: float) -> dict[str, float]:
         "train/learning_rate": rate,
         "train/kept_share": values["kept"] / target,
     }
-    return metrics | {f"train/{name}": value / target for name, value in values.items() if name.startswith("quadrant/")}
+    return metrics | {f"train/{name}": value / target for name, value in values.items() if "/" in name}
+
+
+def _frozen_copy(module: TargetLogits) -> TargetLogits:
+    """The model as it is, without dropout and gradients."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 def learning_rate(spec: TrainingSpec, step: int) -> float:

@@ -38,11 +38,12 @@ from catsweep.records import (
     write_record,
     write_rows,
 )
+from catsweep.spec.filters import NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec, NamedQuadrants
+from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec
 from catsweep.teacher import any_of, load_signal
 from catsweep.tensors import TeacherSignal
 from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, train

@@ -22,8 +22,9 @@ from catsweep.records import read_json, read_rows, write_json, write_sweep
 from catsweep.report.chain import chain_rows
 from catsweep.report.page import write_report
 from catsweep.space import build_confirm, build_trial, strata, training_tree
+from catsweep.spec.filters import NamedQuadrants
 from catsweep.spec.load import Sweep
-from catsweep.spec.training import CatXentLoss, NamedQuadrants
+from catsweep.spec.training import CatXentLoss
 from catsweep.teacher import load_signal
 from catsweep.trial import opinions, run_trial
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.filters.top_k import target_rank
 from catsweep.models import TargetLogits, build_model, make_tokenizer
 from catsweep.prepare import load_prepared, prepare_task
 from catsweep.records import is_complete
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import SignalArrays, load_signal, near_chance, target_rank, teacher_pass
+from catsweep.teacher import SignalArrays, load_signal, near_chance, teacher_pass
 
 CONFIG = {
     "model_type": "llama",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from catsweep.data import Tokens, TokenSplit
 from catsweep.errors import TrialDivergedError
 from catsweep.models import TargetLogits, build_model, make_tokenizer
 from catsweep.records import read_steps
+from catsweep.spec.filters import NamedQuadrants, SoftFilter, ThresholdFilter, TopKFilter
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.training import (
     CatDistLoss,
     CatXentLoss,
+    GatekeeperLoss,
+    LabelSmoothingLoss,
     LossSpec,
-    NamedQuadrants,
     TrainingSpec,
     XentLoss,
 )
@@ -54,7 +57,7 @@ def some_data(seed: int = 0) -> TrainingData:
     torch_generator = torch.Generator().manual_seed(0)
     signal = TeacherSignal(
         torch.randint(0, 2, (num,), generator=torch_generator),
-        torch.zeros(num),
+        -8 * torch.rand(num, generator=torch.Generator().manual_seed(1)),
         torch.randint(3, 40, (num, 4), generator=torch_generator),
         torch.full((num, 4), 0.25),
     )
@@ -91,6 +94,8 @@ def run(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     trained = module().to(dtype)
+    if folder:
+        folder.mkdir(exist_ok=True)
     train(
         trained, data or some_data(), training, seed=7, workers=workers, evaluate_at=list(evaluate_at), on_evaluation=lambda step: None,
         folder=folder,
@@ -105,14 +110,33 @@ LOSSES = [
     CatXentLoss(filter=NamedQuadrants(kind="learnable"), normalize="kept_tokens"),
     CatDistLoss(weight=0.3),
 ]
+FURTHER_LOSSES = [
+    CatXentLoss(filter=TopKFilter(k=2), normalize="kept_tokens", filter_warmup_share=0.25),
+    CatXentLoss(filter=ThresholdFilter(t=0.1), normalize="kept_tokens"),
+    CatXentLoss(filter=SoftFilter(), normalize="kept_tokens"),
+    CatXentLoss(judge="initial", normalize="kept_tokens"),
+    GatekeeperLoss(alpha=0.3, pretrain_share=0.5),
+    LabelSmoothingLoss(),
+]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.kind}-{loss.normalize}")
+@pytest.mark.parametrize(
+    "loss", LOSSES, ids=lambda loss: f"{loss.kind}-{getattr(loss, 'filter', loss).kind}-{loss.normalize}"
+)
 def test_one_and_four_micro_batches_take_the_same_steps(loss: LossSpec) -> None:
     whole = run(spec(loss, max_grad_norm=None))
     split = run(spec(loss, max_grad_norm=None, micro_batch_size=4))
     assert not torch.equal(whole, flat(module()))
     assert torch.allclose(whole, split, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", FURTHER_LOSSES, ids=lambda loss: f"{loss.kind}-{getattr(loss, 'filter', loss).kind}")
+def test_one_and_four_micro_batches_of_further_losses_take_the_same_steps(loss: LossSpec) -> None:
+    """In double precision: AdamW divides gradients that are zero but for rounding by their own size."""
+    whole = run(spec(loss, max_grad_norm=None), dtype=torch.float64)
+    split = run(spec(loss, max_grad_norm=None, micro_batch_size=4), dtype=torch.float64)
+    assert not torch.equal(whole, flat(module()).double())
+    assert torch.allclose(whole, split, rtol=1e-6, atol=1e-7)
 
 
 def _rank(rank: int, store: str, result: str) -> None:
@@ -121,6 +145,8 @@ def _rank(rank: int, store: str, result: str) -> None:
     workers = Workers(rank, 2, torch.device("cpu"))
     weights = [run(spec(loss), workers=workers) for loss in LOSSES]
     torch.save(torch.stack(weights), f"{result}.{rank}")
+    further = [run(spec(loss), workers=workers, dtype=torch.float64) for loss in FURTHER_LOSSES]
+    torch.save(torch.stack(further), f"{result}.further.{rank}")
     mixed = run(spec(LOSSES[-1]), workers=workers, data=mixed_data(), dtype=torch.float64)
     torch.save(mixed, f"{result}.mixed.{rank}")
     dist.destroy_process_group()
@@ -132,12 +158,16 @@ def test_one_and_two_ranks_take_the_same_steps(tmp_path: Path) -> None:
     assert torch.equal(first, second)
     for loss, two_ranks in zip(LOSSES, first, strict=True):
         assert torch.allclose(run(spec(loss)), two_ranks, rtol=1e-5, atol=1e-6)
+    for loss, two_ranks in zip(FURTHER_LOSSES, torch.load(f"{tmp_path / 'weights'}.further.0"), strict=True):
+        assert torch.allclose(run(spec(loss), dtype=torch.float64), two_ranks, rtol=1e-6, atol=1e-7)
     mixed = run(spec(LOSSES[-1]), data=mixed_data(), dtype=torch.float64)
     for rank in (0, 1):
         assert torch.allclose(mixed, torch.load(f"{tmp_path / 'weights'}.mixed.{rank}"), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.kind}-{loss.normalize}")
+@pytest.mark.parametrize(
+    "loss", LOSSES, ids=lambda loss: f"{loss.kind}-{getattr(loss, 'filter', loss).kind}-{loss.normalize}"
+)
 def test_one_and_four_micro_batches_of_a_mixture_take_the_same_steps(loss: LossSpec) -> None:
     """In double precision: a micro-batch holds its examples in the order of members, so sums round otherwise."""
     whole = run(spec(loss, max_grad_norm=None), data=mixed_data(), dtype=torch.float64)
@@ -204,6 +234,42 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     resumed = flat(again)
     assert torch.allclose(whole, resumed, rtol=1e-6, atol=1e-7)
     assert [step["step"] for step in read_steps(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_step_whose_weights_sum_to_less_than_one_token_is_divided_by_their_sum(tmp_path: Path) -> None:
+    """Of a filter with weights: with `kept_tokens` only their proportions count."""
+    data = some_data()
+    assert data.teacher is not None
+    unsure = TeacherSignal(data.teacher.rank_N, torch.full_like(data.teacher.logprob_N, -2000.0))
+    loss = CatXentLoss(filter=SoftFilter(), normalize="kept_tokens")
+    run(
+        spec(loss, steps=1, batch_size=1), data=TrainingData(data.tokens, unsure, "decoder", 0, None), folder=tmp_path
+    )  # fmt: skip
+    (step,) = read_steps(tmp_path)
+    assert step["train/kept_share"] < 0.02  # about one over the vocabulary of 259
+    assert step["train/loss"] == pytest.approx(np.log(259), rel=0.1)  # nearly uniform
+
+
+def test_the_initial_model_judges_a_resumed_run_as_it_judged_the_first_part(tmp_path: Path) -> None:
+    loss = CatXentLoss(judge="initial", filter=SoftFilter())
+    whole = run(spec(loss, steps=6), folder=tmp_path / "whole", evaluate_at=(3, 6))
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    first = run(spec(loss, steps=6), folder=tmp_path / "part", evaluate_at=(6,))  # from the checkpoint of step 3
+    assert torch.allclose(whole, first, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(whole, run(spec(loss.model_copy(update={"judge": "current"}), steps=6)))
+
+
+def test_what_a_run_writes_shows_the_filter_at_work(tmp_path: Path) -> None:
+    run(spec(CatXentLoss(filter_warmup_share=0.5), steps=4), folder=tmp_path / "cat")
+    shares = [step["train/kept_share"] for step in read_steps(tmp_path / "cat")]
+    assert shares[:2] == [1, 1]
+    assert max(shares[2:]) < 1
+    run(spec(GatekeeperLoss(pretrain_share=0.5), steps=4), folder=tmp_path / "gatekeeper")
+    steps = read_steps(tmp_path / "gatekeeper")
+    assert ["train/gatekeeper/right" in step for step in steps] == [False, False, True, True]
+    for step in steps[2:]:
+        right = step["train/quadrant/both"] + step["train/quadrant/only_small"]
+        assert step["train/gatekeeper/right"] == pytest.approx(right)
 
 
 def test_a_diverging_run_says_so() -> None:

@@ -7,20 +7,43 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from catsweep.filters.excess_loss import excess_loss
+from catsweep.filters.opinions import Opinions
+from catsweep.filters.probability import better_probability, threshold
 from catsweep.filters.quadrants import keep_quadrants
 from catsweep.filters.shuffled import shuffle
-from catsweep.spec.training import QUADRANT_SETS, FilterSpec, NamedQuadrants, Quadrant, QuadrantsFilter, ShuffledFilter
+from catsweep.filters.top_k import top_k
+from catsweep.spec.filters import (
+    QUADRANT_SETS,
+    ExcessLossFilter,
+    FilterSpec,
+    NamedQuadrants,
+    QuadrantsFilter,
+    ShuffledFilter,
+    SoftFilter,
+    ThresholdFilter,
+    TopKFilter,
+)
 
 
-def filter_weights(spec: FilterSpec, masks: dict[Quadrant, Tensor], generator: torch.Generator) -> Tensor:
-    """alpha of each target token: float32 (N,) in [0, 1], without gradient. masks: see `quadrants`."""
+@torch.no_grad()
+def filter_weights(spec: FilterSpec, opinions: Opinions, generator: torch.Generator) -> Tensor:
+    """alpha of each target token: float32 (N,) in [0, 1], without gradient. All but `soft` give zeros and ones."""
     match spec:
         case NamedQuadrants(kind=name):
-            kept = keep_quadrants(masks, QUADRANT_SETS[name])
+            kept = keep_quadrants(opinions.quadrants, QUADRANT_SETS[name])
         case QuadrantsFilter(keep=keep):
-            kept = keep_quadrants(masks, keep)
+            kept = keep_quadrants(opinions.quadrants, keep)
         case ShuffledFilter():
-            kept = shuffle(keep_quadrants(masks, QUADRANT_SETS["either"]), generator)
+            kept = shuffle(keep_quadrants(opinions.quadrants, QUADRANT_SETS["either"]), generator)
+        case TopKFilter(k=k):
+            kept = top_k(opinions.small_rank_N, opinions.large_rank_N, k=k)
+        case ThresholdFilter(t=t):
+            kept = threshold(opinions.small_logprob_N, opinions.large_logprob_N, t=t)
+        case SoftFilter():
+            kept = better_probability(opinions.small_logprob_N, opinions.large_logprob_N)
+        case ExcessLossFilter(keep=share):
+            kept = excess_loss(opinions.small_logprob_N, opinions.large_logprob_N, keep=share)
         case _:
             assert_never(spec)
     return kept.float()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from catsweep.spec.training import Quadrant
+from catsweep.spec.filters import Quadrant
 
 
 def quadrants(small_right_N: Tensor, large_right_N: Tensor) -> dict[Quadrant, Tensor]:

@@ -1,9 +1,9 @@
 """From a loss's spec to a function LossInputs -> LossOutput.
 
-Every loss is a weighted sum over the target tokens: sum_i alpha_i * term_i. xent and dist have alpha = 1; cat_xent and
-cat_dist (Cascade-Aware Training, arXiv 2406.00060) take alpha from a filter. alpha is an indicator: no gradient flows
-through it. p_S is the model being trained, so its half of the filter changes at every step; the large model's half is
-a constant of the data.
+Every loss is a weighted sum over the target tokens: sum_i alpha_i * term_i. cat_xent and cat_dist (Cascade-Aware
+Training, arXiv 2406.00060) take alpha from a filter; for all others alpha = 1. alpha is a constant: no gradient flows
+through it. p_S is the model being trained, so its half of the filter changes at every step (or, with `judge: initial`,
+the model before its first step, so that it never changes); the large model's half is a constant of the data.
 """
 
 from __future__ import annotations
@@ -15,26 +15,51 @@ import torch
 from torch import Tensor
 
 from catsweep.filters.build import filter_weights
-from catsweep.filters.quadrants import quadrants
+from catsweep.filters.opinions import Opinions
 from catsweep.losses.dist import dist
+from catsweep.losses.gatekeeper import gatekeeper
+from catsweep.losses.label_smoothing import label_smoothing
 from catsweep.losses.xent import xent
-from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec, XentLoss
+from catsweep.spec.training import (
+    CatDistLoss,
+    CatXentLoss,
+    DistLoss,
+    GatekeeperLoss,
+    LabelSmoothingLoss,
+    LossSpec,
+    XentLoss,
+)
 from catsweep.tensors import LossInputs, LossOutput
 
 Loss = Callable[[LossInputs], LossOutput]
 
 
 def build_loss(spec: LossSpec) -> Loss:
-    """The loss of a spec. A micro-batch in which every token is filtered gives loss 0 with a live gradient of zeros."""
+    """The loss of a spec. A micro-batch in which every token is filtered gives loss 0 with a live gradient of zeros.
+
+    `sums` of the output holds, where the large model's signal is there, the sizes of the four quadrants, judged by the
+    model as it is now; and for gatekeeper, in its second part, the number of tokens that the model gets right.
+    """
 
     def loss(inputs: LossInputs) -> LossOutput:
         logsumexp_N = torch.logsumexp(inputs.logits_NV, dim=1)
-        alpha_N, sums = _alpha(spec, inputs)
+        sums: dict[str, Tensor] = {}
+        alpha_N = _alpha(spec, inputs, sums)
         match spec:
             case XentLoss() | CatXentLoss():
                 terms_N = xent(inputs, logsumexp_N)
-            case DistLoss(weight=weight) | CatDistLoss(weight=weight):
-                terms_N = dist(inputs, logsumexp_N, weight=weight)
+            case DistLoss() | CatDistLoss():
+                terms_N = dist(
+                    inputs, logsumexp_N, weight=spec.weight, divergence=spec.divergence, jsd_beta=spec.jsd_beta
+                )
+            case LabelSmoothingLoss(smoothing=smoothing):
+                terms_N = label_smoothing(inputs, logsumexp_N, smoothing=smoothing)
+            case GatekeeperLoss(pretrain_share=share) if inputs.is_in_first(share):
+                terms_N = xent(inputs, logsumexp_N)
+            case GatekeeperLoss(alpha=alpha):
+                right_N = inputs.logits_NV.argmax(dim=1) == inputs.target_ids_N
+                terms_N = gatekeeper(inputs, logsumexp_N, right_N, alpha=alpha)
+                sums["gatekeeper/right"] = right_N.float().sum()
             case _:
                 assert_never(spec)
         num_target = torch.tensor(float(alpha_N.shape[0]), device=alpha_N.device)
@@ -43,16 +68,22 @@ def build_loss(spec: LossSpec) -> Loss:
     return loss
 
 
-def _alpha(spec: LossSpec, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """alpha (N,) and, where the large model's signal is there, the sizes of the four quadrants."""
+def _alpha(spec: LossSpec, inputs: LossInputs, sums: dict[str, Tensor]) -> Tensor:
+    """alpha (N,); puts the sizes of the four quadrants into `sums` where the large model's signal is there."""
     ones_N = torch.ones(inputs.target_ids_N.shape[0], device=inputs.logits_NV.device)
-    if inputs.teacher is None:
+    teacher = inputs.teacher
+    if teacher is None:
         assert not isinstance(spec, CatXentLoss | CatDistLoss)
-        return ones_N, {}
-    with torch.no_grad():
-        small_right_N = inputs.logits_NV.argmax(dim=1) == inputs.target_ids_N
-        masks = quadrants(small_right_N, inputs.teacher.rank_N == 0)
-        sums = {f"quadrant/{name}": mask.float().sum() for name, mask in masks.items()}
-        if isinstance(spec, CatXentLoss | CatDistLoss):
-            return filter_weights(spec.filter, masks, inputs.generator), sums
-    return ones_N, sums
+        return ones_N
+
+    def opinions(small_logits_NV: Tensor) -> Opinions:
+        return Opinions(small_logits_NV.detach(), inputs.target_ids_N, teacher.rank_N, teacher.logprob_N)
+
+    now = opinions(inputs.logits_NV)
+    sums |= {f"quadrant/{name}": mask.float().sum() for name, mask in now.quadrants.items()}
+    if not isinstance(spec, CatXentLoss | CatDistLoss) or inputs.is_in_first(spec.filter_warmup_share):
+        return ones_N
+    if spec.judge == "initial":
+        assert inputs.initial_logits_NV is not None
+        return filter_weights(spec.filter, opinions(inputs.initial_logits_NV), inputs.generator)
+    return filter_weights(spec.filter, now, inputs.generator)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from catsweep.errors import Problem, SpecError
+from catsweep.spec.agreement import agreement_problems
 from catsweep.spec.base import Spec
 from catsweep.spec.cascade import uses_cost
 from catsweep.spec.checkpoints import resolve_checkpoints
@@ -69,6 +70,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
     problems += space_problems(document)
     problems += stratify_problems(document)
     problems += objective_problems(document)
+    problems += agreement_problems(document)
     tasks: tuple[TaskSpec | MixtureSpec, ...] = ()
     if isinstance(document.data.get("tasks"), list):
         tasks, task_problems = resolve_units(document.data["tasks"], document)

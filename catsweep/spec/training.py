@@ -6,64 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from catsweep.spec.base import Json, Name, Spec
+from catsweep.spec.base import Json, Spec
+from catsweep.spec.filters import FilterSpec, NamedQuadrants
 
-Quadrant = Literal["both", "only_small", "only_large", "neither"]
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
-QUADRANT_SETS: dict[str, tuple[Quadrant, ...]] = {
-    "all": ("both", "only_small", "only_large", "neither"),
-    "either": ("both", "only_small", "only_large"),
-    "large": ("both", "only_large"),
-    "not_large": ("only_small", "neither"),
-    "small": ("both", "only_small"),
-    "both": ("both",),
-    "learnable": ("only_large",),
-}
-"""Named sets of quadrants. A quadrant says which of the two models gets a target token right; `either` is the paper's."""
-
-
-class NamedQuadrants(Spec):
-    """Keep the target tokens of a named set of quadrants; `either` is the paper's filter."""
-
-    kind: Literal["all", "either", "large", "not_large", "small", "both", "learnable"] = Field(
-        "either", description="Name of the set"
-    )
-    models: list[Name] = Field(
-        ["large"],
-        description="A token counts as right for the large model where any of these is right: large, and models of `chain`",
-        min_length=1,
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, handler: SerializerFunctionWrapHandler) -> Json:
-        """The large model alone is what filters ask: it changes no stored settings."""
-        data: Json = handler(self)
-        return {name: value for name, value in data.items() if name != "models" or value != ["large"]}
-
-
-class QuadrantsFilter(Spec):
-    """Keep the target tokens of any set of quadrants."""
-
-    kind: Literal["quadrants"] = "quadrants"
-    keep: list[Quadrant] = Field(description="Quadrants to keep", min_length=1)
-
-
-class ShuffledFilter(Spec):
-    """The mask of `either`, permuted among the target tokens of a micro-batch: the same kept rate, no information.
-
-    The control that every claim about a filter needs.
-    """
-
-    kind: Literal["shuffled"] = "shuffled"
-
-
-FilterSpec = Annotated[NamedQuadrants | QuadrantsFilter | ShuffledFilter, Field(discriminator="kind")]
+_OFF = {"divergence": "forward_kl", "jsd_beta": 0.5, "filter_warmup_share": 0.0, "judge": "current"}
 
 
 class _Loss(Spec):
     normalize: Literal["target_tokens", "kept_tokens"] = Field(
         "target_tokens", description="Divide the summed loss of a step by all its target tokens, or by the kept ones"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """Switches that are off change no stored settings."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name not in _OFF or value != _OFF[name]}
 
 
 class XentLoss(_Loss):
@@ -72,7 +32,30 @@ class XentLoss(_Loss):
     kind: Literal["xent"] = "xent"
 
 
-class DistLoss(_Loss):
+class _Distillation(_Loss):
+    divergence: Divergence = Field(
+        "forward_kl",
+        description="What pulls the small model's distribution to the large one's; forward_kl is the paper's. The others "
+        "(arXiv 2306.13649) need `distribution: {kind: top_k}`",
+    )
+    jsd_beta: float = Field(
+        0.5, description="Share of the large model in jsd's mixture; towards 0 it acts as forward_kl", gt=0, lt=1
+    )
+
+
+class _CascadeAware(Spec):
+    filter: FilterSpec = Field(NamedQuadrants(), description="Which target tokens to keep")
+    filter_warmup_share: float = Field(
+        0.0, description="Share of the steps, at the start, in which all target tokens count", ge=0, le=1
+    )
+    judge: Literal["current", "initial"] = Field(
+        "current",
+        description="The small model that the filter asks: as it is at each step, or as it was before the first one (one "
+        "more forward pass a step, and the weights twice in memory)",
+    )
+
+
+class DistLoss(_Distillation):
     """Cross-entropy mixed with distillation from the large model's distribution."""
 
     kind: Literal["dist"] = "dist"
@@ -81,22 +64,47 @@ class DistLoss(_Loss):
     )
 
 
-class CatXentLoss(_Loss):
+class CatXentLoss(_CascadeAware, _Loss):
     """Cascade-aware cross-entropy: target tokens that the filter drops do not count."""
 
     kind: Literal["cat_xent"] = "cat_xent"
-    filter: FilterSpec = Field(NamedQuadrants(), description="Which target tokens to keep")
 
 
-class CatDistLoss(_Loss):
+class CatDistLoss(_CascadeAware, _Distillation):
     """Cascade-aware distillation: dist on the target tokens that the filter keeps."""
 
     kind: Literal["cat_dist"] = "cat_dist"
     weight: float = Field(0.5, description="Share of the cross-entropy; 1 is cat_xent", ge=0, le=1)
-    filter: FilterSpec = Field(NamedQuadrants(), description="Which target tokens to keep")
 
 
-LossSpec = Annotated[XentLoss | DistLoss | CatXentLoss | CatDistLoss, Field(discriminator="kind")]
+class GatekeeperLoss(_Loss):
+    """Fine-tuning, then confidence tuning (arXiv 2502.19335): sure where the small model is right, unsure where it is wrong.
+
+    Its steps, both parts together, are those of every other loss.
+    """
+
+    kind: Literal["gatekeeper"] = "gatekeeper"
+    alpha: float = Field(
+        0.5, description="Weight of the cross-entropy on right tokens; the rest pulls wrong ones to uniform", ge=0, le=1
+    )
+    pretrain_share: float = Field(
+        0.5,
+        description="Share of the steps, at the start, that are plain xent: the loss tunes a trained model",
+        ge=0,
+        lt=1,
+    )
+
+
+class LabelSmoothingLoss(_Loss):
+    """Cross-entropy with a target that is mixed with the uniform distribution."""
+
+    kind: Literal["label_smoothing"] = "label_smoothing"
+    smoothing: float = Field(0.1, description="Share of the uniform distribution in the target; 0 is xent", ge=0, lt=1)
+
+
+LossSpec = Annotated[
+    XentLoss | DistLoss | CatXentLoss | CatDistLoss | GatekeeperLoss | LabelSmoothingLoss, Field(discriminator="kind")
+]
 
 
 class TrainingSpec(Spec):

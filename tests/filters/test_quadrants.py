@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catsweep.filters.quadrants import keep_quadrants, quadrants
-from catsweep.spec.training import QUADRANT_SETS
+from catsweep.spec.filters import QUADRANT_SETS
 
 SMALL = torch.tensor([True, True, False, False])
 LARGE = torch.tensor([True, False, True, False])

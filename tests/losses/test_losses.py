@@ -10,14 +10,12 @@ from torch import Tensor
 
 from catsweep.losses import build_loss
 from catsweep.losses.tokens import cross_entropy, distillation
+from catsweep.spec.filters import NamedQuadrants, QuadrantsFilter, ShuffledFilter
 from catsweep.spec.training import (
     CatDistLoss,
     CatXentLoss,
     DistLoss,
     LossSpec,
-    NamedQuadrants,
-    QuadrantsFilter,
-    ShuffledFilter,
     XentLoss,
 )
 from catsweep.tensors import LossInputs, LossOutput, TeacherSignal
