@@ -236,7 +236,8 @@ def results_key(root: Path, sweep: str, other: Recomputation | None = None) -> s
     tasks = result_names(found[1]) if found else []
     seeds, samples = (found[0].search.confirm_seeds, found[0].search.num_samples) if found else (0, 0)
     runs = [[record.trial_id, record.status, record.ended_at] for record in records]
-    return digest([RESULTS_VERSION, settings, seeds, samples, tasks, runs])
+    names = list(strata(training_tree(found[0]), found[0].search.stratify)) if found else []
+    return digest([RESULTS_VERSION, settings, seeds, samples, tasks, names, runs])
 
 
 def results_up_to_date(root: Path, sweep: str) -> bool:

@@ -19,7 +19,7 @@ from catsweep.curves import compute_task, result_names, results_on_storage, resu
 from catsweep.errors import StorageError
 from catsweep.mixture import prepare_unit
 from catsweep.prepare import check_sources
-from catsweep.records import TrialRecord, read_sweep
+from catsweep.records import TrialRecord, read_sweep, write_json
 from catsweep.report.page import write_report
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
@@ -42,8 +42,9 @@ class Execution:
     complete: bool
 
 
-def execute(sweep: Sweep, *, root: Path, uri: str) -> Execution:
-    """Run whatever of a sweep is not on storage, compute its curves, log and report them."""
+def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
+    """Run whatever of a sweep is not on storage, compute its curves, log and report them. command: what stands behind
+    `catsweep run`, for the report."""
     name = sweep.spec.name
     check_sources(root, sweep.spec, sweep.tasks)
     with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
@@ -56,8 +57,11 @@ def execute(sweep: Sweep, *, root: Path, uri: str) -> Execution:
             on_record=logging.log_record,
             cluster=cluster,
         )
+        write_json(root / name / "command.json", {"run": command})
+        say("all runs have ended: curves of every task")
         results, summary = compute_curves(root, name, cluster)
         failed = failures(result)
+        say("report, and what MLflow does not have yet")
         complete = logging.log_results(results, summary, failed=bool(failed))
     return Execution(failed, complete and not failed)
 
@@ -136,6 +140,11 @@ def failures(result: SweepResult) -> list[str]:
 def warn(text: str) -> None:
     """A problem that stops nothing."""
     errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    errors.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

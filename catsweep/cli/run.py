@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from catsweep.cli.console import errors, output
@@ -31,7 +32,7 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
     if not (shown and done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
         from catsweep.cli.execute import execute
 
-        execution = execute(sweep, root=root, uri=uri)
+        execution = execute(sweep, root=root, uri=uri, command=shlex.join([str(file), *overrides]))
         failed = execution.failed
         if execution.complete:
             write_json(done, {"key": _done_key(root, sweep, uri)})

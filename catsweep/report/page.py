@@ -88,7 +88,7 @@ def page_content(root: Path, sweep: str, other: Recomputation | None = None) -> 
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
         "forest": Markup(figure) if differences else "",
         **_problems(root / sweep, records),
-        "commands": _commands(sweep),
+        "commands": _commands(root / sweep),
         "versions": _versions(records),
         "spec": redact(json.dumps(spec.to_json(), indent=1, ensure_ascii=False)),
     }
@@ -269,11 +269,14 @@ def _problem(name: str, status: str, error: str) -> dict[str, str]:
     return {"name": name, "status": status, "error": redact((error.strip().splitlines() or [""])[-1])[:500]}
 
 
-def _commands(sweep: str) -> str:
+def _commands(folder: Path) -> str:
+    """How to go on with a sweep. Its file and overrides are those of the last run that a person started."""
+    path = folder / "command.json"
+    run = read_json(path)["run"] if path.exists() else f"{folder.name}.yaml"
     return "\n".join([
-        f"catsweep run {sweep}.yaml        # goes on where it stopped; a finished sweep is only read",
-        f"catsweep curves {sweep}          # all numbers again, from the rows on storage",
-        f"catsweep report {sweep}          # this page",
+        f"catsweep run {run}        # goes on where it stopped; a finished sweep is only read",
+        f"catsweep curves {folder.name}          # all numbers again, from the rows on storage",
+        f"catsweep report {folder.name}          # this page",
     ])  # fmt: skip
 
 

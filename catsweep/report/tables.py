@@ -26,7 +26,8 @@ class ResultRow:
     """One stratum of one task, on test, under the task's first metric and the first deferral rule.
 
     Qualities, audc and difference are in the metric's unit, [0, scale], with 95% intervals. difference: audc minus the
-    baseline's, paired by seed; all None for the baseline itself. differs: whether that interval excludes 0.
+    baseline's, paired by seed; all None for the baseline itself. differs: whether that interval excludes 0; never for one
+    pair of seeds, whose interval holds for these runs only.
     flops_saved_vs_baseline: share of the baseline's cost that is saved at EQUAL_QUALITY; saved_at_large_quality: share
     of the large model's cost that is saved at its own quality. Both compare mean costs over seeds, with thresholds
     picked on calibration, and are None where any seed found no such threshold; their intervals are over test examples and
@@ -128,7 +129,7 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 difference=difference["value"],
                 difference_lower=difference["lower"],
                 difference_upper=difference["upper"],
-                differs=excludes_zero(difference["lower"], difference["upper"]),
+                differs=excludes_zero(difference["lower"], difference["upper"]) and difference["num_seeds"] > 1,
                 flops_saved_vs_baseline=share,
                 quality_vs_baseline=quality,
                 saved_at_large_quality=None if at_large is None else 1 - at_large[0],
@@ -245,7 +246,7 @@ def render_table(rows: list[ResultRow]) -> Table:
     """The rows for a terminal of 80 columns or more. A task is a line of its own, above its strata."""
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     table.add_column("task\n stratum", min_width=12, overflow="fold")
-    for name, width in (("S", 5), ("L", 5), ("audc", 6), ("audc −\nxent", 6)):
+    for name, width in (("S", 5), ("L", 5), ("audc", 6), ("audc\n− xent", 6)):
         table.add_column(name, justify="right", min_width=width)
     table.add_column(f"{rows[0].cost_unit if rows else 'FLOPs'}\nsaved", justify="right", min_width=5)
     for name, width in (("at\nquality", 6), ("steps", 5)):
@@ -294,12 +295,20 @@ def notes(rows: list[ResultRow]) -> list[str]:
     lines = [
         "S, L: quality of the small and of the large model alone, on test, mean over seeds. audc: quality of the cascade "
         "averaged over all deferral rates.",
-        f"{unit} saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
-        "small model to the large one. at quality: the quality that this threshold then has on test, minus xent's: a saving "
-        "at a lower quality is none. Its interval is for these thresholds. Negative: it costs more; "
-        f"{MISSING}: no threshold, L is not better, or it costs more because everything is deferred or S answers nothing.",
-        "Intervals are 95% ones over test examples and seeds; they are conditional on one large model.",
     ]
+    if any(saved_vs_baseline(row) != MISSING for row in rows):
+        lines.append(
+            f"{unit} saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
+            "small model to the large one. at quality: the quality that this threshold then has on test, minus xent's: a saving "
+            "at a lower quality is none. Its interval is for these thresholds. Negative: it costs more; "
+            f"{MISSING}: no threshold, L is not better, or it costs more because everything is deferred or S answers nothing."
+        )
+    lines.append("Intervals are 95% ones over test examples and seeds; they are conditional on one large model.")
+    if any(row.num_seeds == 1 for row in rows):
+        lines.append(
+            "Of one seed an interval is over test examples alone and holds for that run: it tells no loss from another."
+        )
+    lines += large_not_better(rows)
     for metric in dict.fromkeys(row.metric for row in rows):
         found = [row.facts for row in rows if row.metric == metric]
         facts = {name: max(item.get(name, 0) for item in found) for name in {name for item in found for name in item}}
@@ -313,6 +322,24 @@ def notes(rows: list[ResultRow]) -> list[str]:
     if any(row.metric == METRIC for row in rows):
         lines.append(f"{METRIC}: of a mixture, the mean over its members of quality as a share of each metric's range.")
     return lines + (["* fewer than 500 test rows: left out of macro claims."] if any(r.is_small for r in rows) else [])
+
+
+def large_not_better(rows: list[ResultRow]) -> list[str]:
+    """A line where the large model alone is no better than the baseline's small one: there deferring cannot pay."""
+    names = [
+        row.task
+        for row in rows
+        if row.stratum == BASELINE
+        and row.quality_large is not None
+        and row.quality_small is not None
+        and row.quality_large <= row.quality_small
+    ]
+    if not names:
+        return []
+    return [
+        f"The large model is no better than {BASELINE}'s small one on {', '.join(names)}: deferring to it cannot pay there. "
+        "Train it longer (large.finetune) or take a larger one."
+    ]
 
 
 def percent_points(value: float) -> str:

@@ -37,7 +37,7 @@ def check_unchanged(sweep: Sweep, folder: Path) -> None:
         path, old, new = difference
         raise SweepChangedError(
             f"{path} is {new!r}, but the trials in {folder} were made with {old!r}; the two cannot be compared. "
-            "Change it back, or give the sweep a new name"
+            "Change it back, or give the sweep a new name (name=NAME behind the file)"
         )
 
 

@@ -12,6 +12,7 @@ from catsweep.report.tables import (
     as_json,
     as_markdown,
     excludes_zero,
+    notes,
     render_table,
     results_table,
     saved_at_large,
@@ -210,3 +211,22 @@ def test_json_rows_are_plain_data_with_the_names_of_the_row() -> None:
     assert row["stratum"] == "cat_xent/either"
     assert row["num_steps"] == 12_345
     assert row["audc_lower"] == pytest.approx(0.67)
+
+
+def test_one_seed_marks_no_difference_and_the_notes_say_why() -> None:
+    result = make_result()
+    either = result["metrics"]["accuracy"]["strata"]["cat_xent/either"]
+    either["difference"]["num_seeds"] = either["audc"]["num_seeds"] = 1
+    rows = results_table([result], SUMMARY)
+    assert rows[1].differs is False
+    assert any(line.startswith("Of one seed an interval is over test examples alone") for line in notes(rows))
+    assert not any(line.startswith("Of one seed") for line in notes(results_table([make_result()], SUMMARY)))
+
+
+def test_a_large_model_that_is_no_better_is_named_with_the_next_move() -> None:
+    result = make_result()
+    result["metrics"]["accuracy"]["large"] = value(0.5, 0.01)  # as good as xent's small model
+    (line,) = [line for line in notes(results_table([result], SUMMARY)) if "large model is no better" in line]
+    assert "on a/big: deferring to it cannot pay" in line
+    assert "large.finetune" in line
+    assert not any("is no better" in line for line in notes(results_table([make_result()], SUMMARY)))
