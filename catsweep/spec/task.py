@@ -140,8 +140,8 @@ class TaskSpec(Spec):
     doc_to_group: Template | list[Template] | None = Field(
         None,
         description="Template of the group key, or several: rows that share any key, also through other rows, never "
-        "lie in two splits. Default: the prompt (by the first template); for packages the reader's own key, column "
-        "`group`",
+        "lie in two splits. Default: the prompt (by the first template), letter case and white space aside; for "
+        "packages the reader's own key, column `group`",
     )
     target_delimiter: str = Field(" ", description="Stands between prompt and answer", max_length=8)
     normalize: Literal["sum", "tokens"] = Field(

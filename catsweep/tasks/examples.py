@@ -39,7 +39,7 @@ class TaskExamples:
     facts: Json
 
 
-EXAMPLES_VERSION = 1
+EXAMPLES_VERSION = 2
 """Raise it when the same rows give other examples: it is part of the cache key."""
 
 LONGEST_GROUP = 64
@@ -201,6 +201,13 @@ def _groups(places: Mapping[str, _Places]) -> dict[str, list[str]]:
     return {split: [next(merged) for _ in split_keys] for split, split_keys in keys.items()}
 
 
+def has_ids(task: TaskSpec) -> bool:
+    """Whether ids, and groups unless `doc_to_group` gives them, are those of the source: readers of packages give both,
+    and a step that makes several rows of one would repeat them."""
+    steps_repeat = any(step.kind == "explode_turns" for step in task.process)
+    return isinstance(task.source, PackageSource) and not steps_repeat
+
+
 def _short(key: str) -> str:
     return key if len(key) <= LONGEST_GROUP else hash_key(key).hex()
 
@@ -216,7 +223,7 @@ class _Places:
 
     def row_id(self, index: int) -> str:
         """The reader's own id for rows of packages, else `train:17`, where 0 is the first row after `process`."""
-        if self._has_ids:
+        if has_ids(self.task):
             return str(self.rows[index]["id"])
         return f"{self.name}:{index}"
 
@@ -225,7 +232,7 @@ class _Places:
 
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
-        if self._has_ids and self.task.doc_to_group is None:
+        if has_ids(self.task) and self.task.doc_to_group is None:
             keys: tuple[str, ...] = (str(row["group"]),)
         else:
             keys = tuple(_short(key) for key in render_group_keys(self.task, row, self.place(index)))
@@ -258,9 +265,3 @@ class _Places:
     def _strict_metrics(self) -> list[Metric]:
         """Metrics that cannot use every reference: what is wrong shows before anything is trained."""
         return [metric for metric in map(metric_of, self.task.metric_list) if metric.is_strict]
-
-    @property
-    def _has_ids(self) -> bool:
-        """Readers of packages give ids and groups; a step that makes several rows of one would repeat them."""
-        steps_repeat = any(step.kind == "explode_turns" for step in self.task.process)
-        return isinstance(self.task.source, PackageSource) and not steps_repeat

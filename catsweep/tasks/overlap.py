@@ -10,6 +10,7 @@ from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.columns import Row
 from catsweep.tasks.render import Place, prompt_values, render_group_keys
+from catsweep.tasks.texts import plain_text
 
 LONG_TEXT = 40
 """Texts of so many characters count alone: a passage that two tasks ask different things about. Shorter ones, such as a
@@ -22,16 +23,15 @@ def source_keys(task: TaskSpec, row: Row, place: Place) -> frozenset[bytes]:
     Letter case, white space and the names and order of columns do not matter.
     """
     shown = [text for value in prompt_values(task, row) for text in _texts(value)]
-    found = {"\n".join(sorted(set(map(_plain, shown)))), *(_plain(text) for text in shown if len(text) >= LONG_TEXT)}
+    found = {
+        "\n".join(sorted(set(map(plain_text, shown)))),
+        *(plain_text(text) for text in shown if len(text) >= LONG_TEXT),
+    }
     if isinstance(task.source, PackageSource) and task.doc_to_group is None:
         found.add(f"{task.source.reader.kind}:{row['group']}")
     else:
-        found.update(map(_plain, render_group_keys(task, row, place)))
+        found.update(map(plain_text, render_group_keys(task, row, place)))
     return frozenset(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest() for text in found)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from catsweep.spec.templates import is_template
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value
 from catsweep.tasks.splits import hash_key
+from catsweep.tasks.texts import plain_text
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def choose_template(task: TaskSpec, row_id: str) -> int:
 
 
 def render_group_keys(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]:
-    """The group keys of a row: by `doc_to_group`, else the prompt by the first template."""
+    """The group keys of a row: by `doc_to_group`, as they are; else the prompt by the first template, without letter case
+    and differences of white space."""
     if task.doc_to_group is None:
-        return (_text("doc_to_text", task.prompt_templates[0], row, place),)
+        return (plain_text(_text("doc_to_text", task.prompt_templates[0], row, place)),)
     templates = [task.doc_to_group] if isinstance(task.doc_to_group, str) else task.doc_to_group
     return tuple(_text("doc_to_group", template, row, place) for template in templates)
 

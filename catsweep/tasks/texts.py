@@ -1,4 +1,4 @@
-"""Repairs and spoilings of single texts, for the row steps that name them."""
+"""What makes two texts the same, and repairs and spoilings of single texts for the row steps that name them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from catsweep.spec.process import CleanText
 
 _BREAKS = re.compile(r"[ \t]*(?:<br[ \t]*/?>[ \t]*)+", re.IGNORECASE)
 _BYTES = re.compile(r"b(['\"]).*\1", re.DOTALL)
+
+
+def plain_text(text: str) -> str:
+    """The text without letter case, and with one space for each run of white space: equal for copies of one text."""
+    return " ".join(text.casefold().split())
 
 
 def clean(text: str, step: CleanText) -> str:

@@ -150,6 +150,17 @@ def test_files_are_cut_rendered_and_numbered(tmp_path: Path, make_task: Any) -> 
     assert by_id["train:41"] == Example("train:41", "41 + 1", "41 + 1", "42", ("42", "=42"))
 
 
+def test_prompts_that_differ_in_letter_case_and_white_space_lie_in_one_split(tmp_path: Path, make_task: Any) -> None:
+    rows = [{"question": text, "answer": "a"} for n in range(300) for text in (f"Question {n}?", f"question  {n}? ")]
+    source = {"kind": "files", "format": "jsonl", "train": write_rows(tmp_path, "train.jsonl", rows)}
+    splits = load_examples(make_task(source=source))
+    numbers = {split: {row.prompt.split()[1] for row in found} for split, found in splits.items()}
+    assert sum(map(len, numbers.values())) == 300
+    assert all(len(found) == 2 * len(numbers[split]) for split, found in splits.items())
+    exact = load_examples(make_task(source=source, doc_to_group="{{question}}"))
+    assert {row.group for found in exact.values() for row in found} >= {"Question 7?", "question  7? "}
+
+
 def test_rows_that_share_one_of_several_group_keys_stay_together(tmp_path: Path, make_task: Any) -> None:
     rows = [
         {"question": f"q{n // 2}", "answer": f"a{(n + 1) // 2}"} for n in range(6)

@@ -67,6 +67,9 @@ def test_group_keys_are_the_prompt_or_one_or_several_templates(make_task: Any) -
     assert render_group_keys(make_task(), ROW, PLACE) == ("2 + 2",)
     assert render_group_keys(make_task(doc_to_group="no"), ROW, PLACE) == ("1",)
     assert render_group_keys(make_task(doc_to_group=["{{no}}", "answer"]), ROW, PLACE) == ("1", "4")
+    row = {"question": "Who  is\nÖdön? "}
+    assert render_group_keys(make_task(), row, PLACE) == ("who is ödön?",)
+    assert render_group_keys(make_task(doc_to_group="question"), row, PLACE) == ("Who  is\nÖdön? ",)
 
 
 COLUMNS = "answer, answers, blank, no, options, question"
@@ -209,7 +212,7 @@ def test_a_reference_may_be_missing_in_some_rows_if_its_template_says_so(make_ta
 def test_each_row_uses_one_of_several_templates(make_task: Any) -> None:
     task = make_task(doc_to_text=["{{question}} = ", "What is {{question}}? "])
     assert [render(task, ROW, PLACE, template=index).prompt for index in (0, 1)] == ["2 + 2 = ", "What is 2 + 2? "]
-    assert render_group_keys(task, ROW, PLACE) == ("2 + 2 = ",)
+    assert render_group_keys(task, ROW, PLACE) == ("2 + 2 =",)
 
 
 def test_templates_are_drawn_evenly_by_the_id_and_the_seed(make_task: Any) -> None:
