@@ -35,7 +35,7 @@ class FoldModel(Protocol):
 
     def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None: ...
 
-    def sign(
+    def make_signal(
         self,
         tokens: TokenSplit,
         distribution: DistributionSpec | None,
@@ -93,7 +93,7 @@ def cross_fit(
             model.finetune_once(data, finetune, weights)
             for task in unit:
                 part = task.part(fold)
-                model.sign(task.tokens, distribution, part, weights, batch_size, only=task.folds.signed(fold))
+                model.make_signal(task.tokens, distribution, part, weights, batch_size, only=task.folds.judged(fold))
             if workers.rank == 0:
                 shutil.rmtree(weights)
             barrier(workers)
@@ -109,7 +109,7 @@ def _join(task: Folded, distribution: DistributionSpec | None) -> None:
     if not is_complete(task.signal):
         whole: dict[str, np.ndarray] = {}
         for fold, part in enumerate(parts):
-            places = target_places(task.tokens, task.folds.signed(fold))
+            places = target_places(task.tokens, task.folds.judged(fold))
             for name, array in vars(read_arrays(part)).items():
                 if array is not None:
                     empty = np.zeros((len(task.tokens.targets.ids), *array.shape[1:]), array.dtype)

@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 @dataclass(frozen=True)
 class Folds:
     """A task's n training examples in folds. number: the fold of each, int64 (n,). hidden: bool (folds, n), examples of
-    other folds that the model of a fold must not see either: another member of the mixture shows them in that fold."""
+    other folds that the model of a fold must not see either: a member of the mixture shows their text in that fold."""
 
     number: IntArray
     hidden: NDArray[np.bool_]
@@ -29,7 +29,7 @@ class Folds:
     def __len__(self) -> int:
         return len(self.hidden)
 
-    def signed(self, fold: int) -> IntArray:
+    def judged(self, fold: int) -> IntArray:
         """The examples whose signal the model of a fold gives: indices, rising."""
         return np.flatnonzero(self.number == fold)
 
@@ -53,20 +53,22 @@ def cut_folds(groups: Sequence[str], num_folds: int, task: str) -> Folds:
 
 def hide_leaks(folds: Mapping[str, Folds], sources: Mapping[str, Sequence[frozenset[bytes]]]) -> dict[str, Folds]:
     """The folds of a mixture's members, with those training examples hidden from the model of each fold whose source text
-    another member shows in that fold. sources: keys of each training example's source, by member. Raises DataError where
+    any member shows in that fold. sources: keys of each training example's source, by member. Raises DataError where
     nothing is left to train on."""
     hidden = {name: found.hidden.copy() for name, found in folds.items()}
     for fold in range(len(next(iter(folds.values())))):
-        signed = {name: [sources[name][index] for index in found.signed(fold)] for name, found in folds.items()}
-        for name, indices in leaking(sources, signed).items():
+        judged = {name: [sources[name][index] for index in found.judged(fold)] for name, found in folds.items()}
+        for name, indices in leaking(sources, judged).items():
             hidden[name][fold, indices] = True
+            hidden[name][fold, folds[name].number == fold] = False  # left out anyway
     result = {name: Folds(found.number, hidden[name]) for name, found in folds.items()}
     for name, found in result.items():
         bare = [fold for fold in range(len(found)) if not len(found.trained(fold))]
         if bare:
             raise DataError(
-                f"found no example of {name} for the model of fold {bare[0]} to train on: other members show all their "
-                "source texts in that fold; expected at least one. Leave the task out of the mixture, or use holdout"
+                f"found no example of {name} for the model of fold {bare[0]} to train on: that fold shows all their source "
+                "texts; expected at least one. Give tasks with common texts one doc_to_group, leave the task out of the "
+                "mixture, or use holdout"
             )
     return result
 

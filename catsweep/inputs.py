@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds
 from catsweep.models import (
     Architecture,
@@ -24,7 +27,7 @@ from catsweep.spec.base import digest
 from catsweep.spec.model import AnyModel, LargePretrained, LargeScratch, ScratchModel
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.tasks.examples import StoredExamples, load_examples
+from catsweep.tasks.examples import StoredExamples, has_ids, load_examples
 from catsweep.tasks.fingerprint import source_fingerprint
 
 
@@ -48,6 +51,7 @@ class Inputs:
 def read_inputs(task: TaskSpec, spec: SweepSpec, *, root: Path) -> Inputs:
     """Read a task's data and the tokeniser of the pair, and check that both models fit. Raises DataError, ModelError."""
     examples = read_examples(task, spec, root=root)
+    refuse_empty(examples, f"task {task.task}")
     tokenizer, architecture = tokenizer_of_pair(spec, [examples])
     key = data_key(task, spec, tokenizer, architecture)
     finetune = spec.large.finetune
@@ -66,11 +70,9 @@ def chain_inputs(inputs: Inputs, task: TaskSpec, changed: SweepSpec) -> Inputs:
     return make_inputs(task, changed, inputs.examples, inputs.tokenizer, inputs.architecture, data, large, folds=folds)
 
 
-def read_examples(
-    task: TaskSpec, spec: SweepSpec, *, root: Path, with_sources: bool = False
-) -> dict[str, StoredExamples]:
-    """A task's examples; where groups are held out from the large model, the split `large_train` holds its part of
-    train."""
+def read_examples(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, StoredExamples]:
+    """A task's examples, with the keys of their source texts; where groups are held out from the large model, the split
+    `large_train` holds its part of train."""
     examples = load_examples(
         task,
         max_train_rows=spec.data.max_train_rows,
@@ -78,7 +80,7 @@ def read_examples(
         cache=root / "cache",
         data_root=spec.data_folder,
         verify=spec.data.verify,
-        with_sources=with_sources,
+        with_sources=True,
     )
     share = spec.large.finetune.holdout if spec.large.finetune else None
     return hold_out(examples, share) if share else examples
@@ -87,9 +89,16 @@ def read_examples(
 def data_key(task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> str:
     """The key of a task's token ids."""
     finetune = spec.large.finetune
+    version = 2 if task.doc_to_group is not None or has_ids(task) else 3  # 3: prompts as groups without letter case
     return digest(
         [
-            *[2, task.data_key(), source_fingerprint(task, spec.data_folder), tokenizer_key(tokenizer), architecture],
+            *[
+                version,
+                task.data_key(),
+                source_fingerprint(task, spec.data_folder),
+                tokenizer_key(tokenizer),
+                architecture,
+            ],
             *[spec.data.data_key(), spec.training.max_prompt_tokens, spec.training.max_target_tokens],
             finetune.holdout if finetune else None,
         ]
@@ -146,6 +155,43 @@ def hold_out(examples: dict[str, StoredExamples], share: float) -> dict[str, Sto
     train = examples["train"]
     held = np.array([is_held_out(group) for group in train.column("group")], dtype=bool)
     return {"large_train": train.select(~held), **examples, "train": train.select(held)}
+
+
+def refuse_empty(examples: dict[str, StoredExamples], name: str, lost: str = "") -> None:
+    """Raise DataError where one of the models has nothing to train on. name: `task made/reverse`. lost: what a
+    mixture dropped before, as the end of a sentence."""
+    for split, model in (("large_train", "L"), ("train", "S")):
+        if split in examples and not len(examples[split]):
+            leave = ", or leave the task out of the mixture" if lost else ""
+            raise DataError(
+                f"{name}: found no training example for {model}{lost}; expected at least one. Groups go whole to S or to L: "
+                "write another doc_to_group, which gives more groups, or change large.finetune.holdout, S's share of them"
+                f"{leave}"
+            )
+
+
+def shared_texts(task: str, examples: dict[str, StoredExamples]) -> list[str]:
+    """A line for a person where training examples show a source text (see tasks.overlap) of an evaluation split under
+    another group; none where there are no such."""
+    shown = pa.chunked_array([_source_keys(examples[name])[0] for name in ("validation", "calibration", "test")])
+    num_rows, num_shared = 0, 0
+    for name in ("large_train", "train"):
+        if name in examples:
+            keys, rows = _source_keys(examples[name])
+            num_rows += len(examples[name])
+            num_shared += len(pc.unique(rows.filter(pc.is_in(keys, value_set=shown))))
+    if not num_shared:
+        return []
+    return [
+        f"{task}: {num_shared:,} of {num_rows:,} training examples show a text that an evaluation split shows too, under "
+        "another group; they are kept. Name that text in doc_to_group, so that it lies in one split"
+    ]
+
+
+def _source_keys(examples: StoredExamples) -> tuple[pa.Array, pa.Array]:
+    """The keys of all examples' source texts behind one another, and the example of each."""
+    lists = examples.table.column("sources").take(pa.array(examples.indices)).combine_chunks()
+    return pc.list_flatten(lists), pc.list_parent_indices(lists)
 
 
 def needs_distribution(spec: SweepSpec) -> bool:

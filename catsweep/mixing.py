@@ -62,19 +62,13 @@ class MixtureOrder:
 def leaking(
     training: Mapping[str, Sequence[frozenset[bytes]]], evaluation: Mapping[str, Sequence[frozenset[bytes]]]
 ) -> dict[str, list[int]]:
-    """The indices of each member's training examples whose source text stands among another member's evaluation
-    examples. Each example is given by the keys of its source (tasks.sources); one common key is enough.
+    """The indices of each member's training examples whose source text stands among any member's evaluation examples.
+    Each example is given by the keys of its source (tasks.overlap); one common key is enough.
 
-    A member's own splits share no group: they were cut so.
+    A member's own splits count too: they share no group, but may share a passage that is no group key.
     """
-    holders: dict[bytes, set[str]] = {}
-    for member, examples in evaluation.items():
-        for keys in examples:
-            for key in keys:
-                holders.setdefault(key, set()).add(member)
+    shown = {key for examples in evaluation.values() for keys in examples for key in keys}
     return {
-        member: [
-            index for index, keys in enumerate(examples) if any(holders.get(key, set()) - {member} for key in keys)
-        ]
+        member: [index for index, keys in enumerate(examples) if not shown.isdisjoint(keys)]
         for member, examples in training.items()
     }

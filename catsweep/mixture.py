@@ -1,7 +1,7 @@
 """What a mixture needs before its trials: each member's data, one large model for all, its signal and answers.
 
-A training example whose source text stands in an evaluation split of another member is dropped, and the large model
-also loses what another member's small-model half shows.
+A training example whose source text stands in an evaluation split of any member is dropped, and the large model also
+loses what any member's small-model half shows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from catsweep.cascade.metrics import metric_of
 from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds, hide_leaks
-from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, tokenizer_of_pair
+from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, refuse_empty, tokenizer_of_pair
 from catsweep.mixing import leaking
 from catsweep.models import Architecture, model_key
 from catsweep.prepare import (
@@ -43,7 +43,7 @@ from catsweep.train import MixedData, Workers, barrier, current_workers
 class MixtureInputs:
     """A mixture's members, by task name.
 
-    num_dropped: training examples of each that were left out, by split (see `drop_leaks`). rates: shares in the small
+    num_dropped: training examples of each that were left out, by reason (see `drop_leaks`). rates: shares in the small
     models' batches. large_rates: shares in the large model's, None where it is used as it is. keys: of all members
     together. num_hidden: what cross-fitting leaves out (see folds.hide_leaks): examples of each member, by fold.
     """
@@ -66,15 +66,12 @@ def prepare_unit(task: TaskSpec | MixtureSpec, spec: SweepSpec, *, root: Path) -
 def read_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> MixtureInputs:
     """Read all members' data, drop what leaks, and make one tokeniser of the pair. Raises DataError, ModelError."""
     _check_scales(mixture, spec)
-    read = {task.task: read_examples(task, spec, root=root, with_sources=True) for task in mixture.members}
+    read = {task.task: read_examples(task, spec, root=root) for task in mixture.members}
     kept, dropped = drop_leaks(read)
     for name, splits in kept.items():
-        for split in [split for split in ("large_train", "train") if split in splits and not splits[split]]:
-            raise DataError(
-                f"mixture {mixture.task}: found no example of {name} for {'S' if split == 'train' else 'L'} to train on, "
-                f"after {sum(len(ids) for ids in dropped[name].values())} were dropped whose source text another member "
-                "shows; expected at least one. Leave the task out of the mixture"
-            )
+        num_dropped = sum(map(len, dropped[name].values()))
+        lost = f" after {num_dropped:,} were dropped whose source text another split of a member shows"
+        refuse_empty(splits, f"mixture {mixture.task}, task {name}", lost)
     tokenizer, architecture = tokenizer_of_pair(spec, list(kept.values()))
     data_keys = {task.task: data_key(task, spec, tokenizer, architecture) for task in mixture.members}
     data_keys = {
@@ -148,13 +145,16 @@ def cut_members(members: dict[str, dict[str, StoredExamples]], num_folds: int) -
 def drop_leaks(
     members: dict[str, dict[str, StoredExamples]],
 ) -> tuple[dict[str, dict[str, StoredExamples]], dict[str, dict[str, list[str]]]]:
-    """The members' splits without training examples whose source text stands in an evaluation split of another member,
-    and the ids of those, by member and split. `large_train` also loses what stands in another member's `train` (ids as
-    `large_only`): the signal there must come from a large model that has not seen it."""
+    """The members' splits without training examples whose source text any member shows elsewhere, and the ids of those, by
+    member and reason:
+
+    small_evaluated, large_evaluated: of S's part, and of L's, where an evaluation split shows it.
+    large_signal: of L's part, where S's part shows it: the signal there must come from a large model that has not seen it.
+    """
 
     kept = {name: dict(splits) for name, splits in members.items()}
     dropped: dict[str, dict[str, list[str]]] = {name: {} for name in members}
-    given = [split for split in ("train", "large_train") if split in next(iter(members.values()))]
+    is_held_out = "large_train" in next(iter(members.values()))
 
     def sources(*splits: str) -> dict[str, list[frozenset[bytes]]]:
         return {
@@ -168,11 +168,11 @@ def drop_leaks(
             dropped[name][reason] = examples.select(gone).column("id")
             kept[name][split] = examples.select(~gone)
 
-    for split in given:
-        drop(split, EVALUATION_SPLITS, split)
-    if "large_train" in given:
-        drop("large_train", ("train",), "large_only")
-    return kept, {name: {"large_only": [], **found} for name, found in dropped.items()}
+    drop("train", EVALUATION_SPLITS, "small_evaluated")
+    if is_held_out:
+        drop("large_train", EVALUATION_SPLITS, "large_evaluated")
+        drop("large_train", ("train",), "large_signal")
+    return kept, dropped
 
 
 def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Json:

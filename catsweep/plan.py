@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.ragged import Ragged
 from catsweep.errors import CatsweepError
-from catsweep.inputs import Inputs, read_inputs
+from catsweep.inputs import Inputs, read_inputs, shared_texts
 from catsweep.mixture import read_mixture
 from catsweep.models import load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS
@@ -44,16 +44,40 @@ VALUES_A_STEP = 8
 
 @dataclass(frozen=True)
 class MemberPlan:
-    """A member of a mixture. num_dropped: its training examples that are left out since their source text stands in an
-    evaluation split of another member. num_dropped_large: further ones, of the large model's part alone, which stand in
-    another member's part for the small models. rate: its share of the training examples."""
+    """A member of a mixture. num_rows: of each split, without what was dropped. num_evaluated_small,
+    num_evaluated_large: training examples of S's part, and of L's, that are left out since their source text stands in an
+    evaluation split of a member. num_signal_large: further ones of L's part, which stand in S's part of a member. rate: its
+    share of the training examples."""
 
     task: str
     group: str
     num_rows: dict[str, int]
-    num_dropped: int
-    num_dropped_large: int
+    num_evaluated_small: int
+    num_evaluated_large: int
+    num_signal_large: int
     rate: float
+
+    def describe(self) -> str:
+        """Its share, what was dropped of how many and is left, and the remedy where half or more is lost."""
+        parts, lost = [], [0.0]
+        for model, split, evaluated, signal in (
+            ("S", "train", self.num_evaluated_small, 0),
+            ("L", "large_train", self.num_evaluated_large, self.num_signal_large),
+        ):
+            if split in self.num_rows:
+                left, dropped = self.num_rows[split], evaluated + signal
+                seen = f" and {signal:,} that stand in S's part of a member" if signal else ""
+                parts.append(f"{model} {evaluated:,}{seen} of {left + dropped:,}, {left:,} left")
+                lost.append(dropped / (left + dropped))
+        if len(parts) == 1:
+            parts = [parts[0].replace("S ", "S and L ", 1)]
+        remedy = (
+            " Tasks that show the same texts lose less with one doc_to_group on that text" if max(lost) >= 0.5 else ""
+        )
+        return (
+            f"{self.rate:.1%} of the training examples are of {self.task}; dropped since an evaluation split of a member "
+            f"shows their source text: {'; '.join(parts)}.{remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +88,7 @@ class TaskPlan:
     of an example. flops_folds: fine-tuning the fold models of a cross-fitted signal, which `holdout` would not need; their
     passes together are one pass. flops_chain: preparing the further models of the chain. disk_bytes: what is there at the
     end, MLflow's database and artifacts included. While it is fine-tuned, the large model's checkpoint takes
-    disk_bytes_large_checkpoint more, and each trial in flight disk_bytes_trial_checkpoint.
+    disk_bytes_large_checkpoint more, and each trial in flight disk_bytes_trial_checkpoint. warnings: about its splits.
     """
 
     task: str
@@ -89,6 +113,7 @@ class TaskPlan:
     disk_bytes_trial_checkpoint: float
     cached: dict[str, bool]
     members: list[MemberPlan]
+    warnings: list[str]
 
     @property
     def flops(self) -> float:
@@ -151,9 +176,17 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         parts, rates = list(mixed.inputs.values()), np.array(list(mixed.rates.values()))
         for member, part, rate in zip(task.members, parts, rates.tolist(), strict=True):
             dropped = mixed.num_dropped[member.task]
-            of_large = dropped["large_only"]
-            leaks = sum(dropped.values()) - of_large
-            planned.append(MemberPlan(member.task, member.group, _num_rows([part]), leaks, of_large, rate))
+            planned.append(
+                MemberPlan(
+                    task=member.task,
+                    group=member.group,
+                    num_rows=_num_rows([part]),
+                    num_evaluated_small=dropped["small_evaluated"],
+                    num_evaluated_large=dropped.get("large_evaluated", 0),
+                    num_signal_large=dropped.get("large_signal", 0),
+                    rate=rate,
+                )
+            )
     else:
         parts, rates = [read_inputs(task, spec, root=root)], np.ones(1)
     inputs = parts[0]
@@ -189,7 +222,7 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
     folders = [part.folders(root) for part in parts]
     cached = {name: all(is_complete(found[name], hashes=False) for found in folders) for name in folders[0]}
 
-    def sign_flops(shape: ModelShape) -> float:
+    def signal_flops(shape: ModelShape) -> float:
         return sum(
             float(forward_flops(shape, found.prompts, found.targets).mean()) * len(part.examples["train"])
             for found, part in zip(tokens, parts, strict=True)
@@ -198,7 +231,7 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
     chain = 0.0
     for model in spec.chain:
         further, tuned = model_shape(load_config(model, inputs.tokenizer)), model.finetune
-        chain += answer_flops(further, EVALUATION_SPLITS) + sign_flops(further)
+        chain += answer_flops(further, EVALUATION_SPLITS) + signal_flops(further)
         if tuned is not None:
             chain += (1 + (tuned.cross_fit or 0)) * steps_flops(further, tuned.steps, tuned.batch_size)
     return TaskPlan(
@@ -218,7 +251,7 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         flops_large_finetune=finetuned,
         flops_folds=num_folds * finetuned,
         flops_chain=chain,
-        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + sign_flops(large),
+        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + signal_flops(large),
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
         + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),
         # A new checkpoint is whole before the old one goes.
@@ -226,6 +259,7 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         disk_bytes_trial_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(small) if len(rungs(spec)) > 1 else 0.0,
         cached=cached,
         members=planned,
+        warnings=[] if planned else shared_texts(task.task, inputs.examples),
     )
 
 

@@ -32,7 +32,7 @@ from catsweep.data import TaskData, TokenSplit, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.evaluate import evaluate
 from catsweep.folds import IntArray
-from catsweep.inputs import Inputs, chain_inputs, read_inputs
+from catsweep.inputs import Inputs, chain_inputs, read_inputs, shared_texts
 from catsweep.models import (
     Architecture,
     TargetLogits,
@@ -342,13 +342,13 @@ class LargeModel:
         self, data: TaskData, task: TaskSpec, spec: SweepSpec, inputs: Inputs, weights: Path | None, *, root: Path
     ) -> dict[str, Any]:
         """The large model's signal and answers where they are missing; returns facts about the task."""
-        folders = inputs.folders(root)
-        batch_size = spec.resources.evaluation_batch_size
+        folders, batch_size = inputs.folders(root), spec.resources.evaluation_batch_size
         seen = self.spec.finetune is not None and not self.spec.finetune.unseen_signal
         held_out = data.tokens("validation") if seen else None
         train = data.tokens("train")
-        self.sign(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
+        self.make_signal(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
         signal = signal_summary(folders["signal"])
+        warnings = shared_texts(task.task, inputs.examples) + data.warnings(task.task)
         self.answer(data, task, folders["answers"], weights, batch_size)
         return {
             "keys": inputs.keys,
@@ -358,7 +358,7 @@ class LargeModel:
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
             "signal": signal,
-            "warnings": data.warnings(task.task) + optimism(task.task, signal) + near_chance(task.task, train, signal),
+            "warnings": warnings + optimism(task.task, signal) + near_chance(task.task, train, signal),
             "peak_memory_bytes": peak_memory_bytes(),
         }
 
@@ -386,7 +386,7 @@ class LargeModel:
             shutil.rmtree(work)
         barrier(self.workers)
 
-    def sign(
+    def make_signal(
         self,
         tokens: TokenSplit,
         distribution: DistributionSpec | None,

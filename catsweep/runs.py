@@ -174,7 +174,7 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         return num, float(prompts[-1]) / num, float(targets[-1]) / num
 
     shape, finetune = ModelShape.from_dict(prepared["large_shape"]), spec.large.finetune
-    trained, signed = lengths("train" if finetune is None else finetune.train_split), lengths("train")
+    trained, passed_over = lengths("train" if finetune is None else finetune.train_split), lengths("train")
     steps = (
         0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))
     )  # the answering one, and the folds'
@@ -183,7 +183,9 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         flops = steps * train_flops_per_step(
             shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
         )
-    passed = None if signed is None else signed[0] * float(forward_flops(shape, [signed[1]], [signed[2]])[0])
+    passed = None
+    if passed_over is not None:
+        passed = passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
     return {"num_steps": steps, "train_flops": flops, "pass_flops": passed}
 
 

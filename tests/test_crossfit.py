@@ -46,7 +46,7 @@ class Watch:
         self.copies = copies
         self.num_trainings = 0
         self.fail_at: int | None = None
-        finetune, sign = LargeModel._finetune, LargeModel.sign
+        finetune, sign = LargeModel._finetune, LargeModel.make_signal
 
         def watched_finetune(large: LargeModel, data: TrainingData | MixedData, spec: Any, folder: Path) -> None:
             self.num_trainings += 1
@@ -64,7 +64,7 @@ class Watch:
             sign(large, tokens, *rest, only=only, **more)
 
         monkeypatch.setattr(LargeModel, "_finetune", watched_finetune)
-        monkeypatch.setattr(LargeModel, "sign", watched_sign)
+        monkeypatch.setattr(LargeModel, "make_signal", watched_sign)
 
 
 def ranks(prepared: Prepared, sweep: Sweep, weights: Path, split: str) -> np.ndarray:

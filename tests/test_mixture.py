@@ -16,7 +16,7 @@ from catsweep.curves import compute_task, result_names, results_on_storage, summ
 from catsweep.errors import DataError, SpecError
 from catsweep.inputs import read_inputs
 from catsweep.mixture import prepare_unit, read_mixture
-from catsweep.plan import make_plan
+from catsweep.plan import MemberPlan, make_plan
 from catsweep.prepare import load_prepared
 from catsweep.records import StepMetrics, TrialRecord, read_json, read_rows, write_json, write_sweep
 from catsweep.report.page import write_report
@@ -39,6 +39,16 @@ doc_to_group: "{{drow}}{{word}}"
 target_delimiter: ">"
 generation_kwargs: {max_gen_toks: 6}
 metric_list: [{metric: chrf}]
+"""
+PASSAGE_TASK = """\
+task: made/passages
+group: questions
+source: {kind: files, format: jsonl, train: passages.jsonl}
+output_type: generate_until
+doc_to_text: "{{passage}} | {{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_gen_toks: 6}
+metric_list: [{metric: exact_match}]
 """
 MEMBERS = ["reverse.yaml", "parity.yaml"]
 CAT = {"kind": "cat_xent", "filter": {"kind": "either"}}
@@ -150,26 +160,97 @@ def test_training_examples_that_another_member_is_evaluated_on_are_dropped_and_c
         evaluated = set().union(*(shown[other][split] for split in ("validation", "calibration", "test")))
         for split in ("train", "large_train"):
             assert not shown[name][split] & evaluated
-            assert found.num_dropped[name][split] > 0
+        assert min(found.num_dropped[name][reason] for reason in ("small_evaluated", "large_evaluated")) > 0
     # What one member's small-model half shows is in no large-model half.
     assert not shown["made/reverse"]["train"] & shown["made/spell"]["large_train"]
     assert not shown["made/spell"]["train"] & shown["made/reverse"]["large_train"]
     alone = {task.task: texts(read_inputs(task, sweep.spec, root=tmp_path)) for task in mixture.members}
     for name, counts in found.num_dropped.items():
         for split in ("train", "large_train"):
-            gone = counts[split] + (counts["large_only"] if split == "large_train" else 0)
+            reasons = ["small_evaluated"] if split == "train" else ["large_evaluated", "large_signal"]
+            gone = sum(counts[reason] for reason in reasons)
             assert len(alone[name][split]) - len(shown[name][split]) == gone
         for split in ("validation", "calibration", "test"):
             assert alone[name][split] == shown[name][split]
     plan = make_plan(sweep, root=tmp_path)
     for member in plan.tasks[0].members:
         counts = found.num_dropped[member.task]
-        assert (member.num_dropped, member.num_dropped_large) == (
-            counts["train"] + counts["large_train"],
-            counts["large_only"],
+        assert (member.num_evaluated_small, member.num_evaluated_large, member.num_signal_large) == (
+            counts["small_evaluated"],
+            counts["large_evaluated"],
+            counts["large_signal"],
+        )
+        left = member.num_rows["train"]
+        assert (
+            f"S {member.num_evaluated_small} of {left + member.num_evaluated_small}, {left} left" in member.describe()
         )
     assert sum(member.rate for member in plan.tasks[0].members) == pytest.approx(1)
     assert plan.tasks[0].num_rows["test"] == 100
+
+
+def write_passages(folder: Path) -> None:
+    """A task of 400 questions, each a group of its own, on 200 passages: two questions a passage."""
+    passages = [f"Passage {number:03}, long enough to be known again anywhere." for number in range(200)]
+    rows = [{"passage": passages[n % 200], "question": f"q{n}", "answer": f"a{n % 7}"} for n in range(400)]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "passages.yaml").write_text(PASSAGE_TASK)
+
+
+def passages_of(inputs: Any) -> dict[str, list[str]]:
+    return {split: [row.prompt.split(" | ")[0] for row in rows] for split, rows in inputs.examples.items()}
+
+
+@pytest.mark.parametrize("cross_fit", [False, True])
+def test_a_passage_that_a_member_is_evaluated_on_itself_is_in_no_training_example(
+    make_sweep: Callable[..., Sweep], task_folder: Path, tmp_path: Path, cross_fit: bool
+) -> None:
+    write_passages(task_folder)
+    finetune = {"steps": 1, "batch_size": 4, "learning_rate": 1e-2, **({"cross_fit": 2} if cross_fit else {})}
+    large = {"config": make_sweep().spec.large.to_json()["config"], "finetune": finetune}
+    sweep = mixed(make_sweep, ["reverse.yaml", "passages.yaml"], {"large": large})
+    mixture = sweep.tasks[0]
+    assert isinstance(mixture, MixtureSpec)
+    found = read_mixture(mixture, sweep.spec, root=tmp_path)
+    shown = passages_of(found.inputs["made/passages"])
+    evaluated = {text for split in ("validation", "calibration", "test") for text in shown[split]}
+    alone = passages_of(read_inputs(mixture.members[1], sweep.spec, root=tmp_path))
+    kept = [text for text in alone["train"] if text not in evaluated]
+    assert 0 < len(kept) < len(alone["train"])
+    assert shown["train"] == kept
+    assert found.num_dropped["made/passages"]["small_evaluated"] == len(alone["train"]) - len(kept)
+    if cross_fit:
+        folds = found.inputs["made/passages"].folds
+        assert folds is not None
+        for fold in range(2):
+            seen = {kept[index] for index in folds.trained(fold)}
+            assert not seen & {kept[index] for index in folds.judged(fold)}
+            assert not folds.hidden[fold][folds.judged(fold)].any()
+    else:
+        assert not set(shown["large_train"]) & (evaluated | set(shown["train"]))
+
+
+def test_the_plan_names_a_common_group_where_most_of_a_member_is_lost() -> None:
+    rows = {"train": 40, "large_train": 90}
+    line = MemberPlan("b", "g", rows, 59, 8, 2, 0.25).describe()
+    assert line.startswith("25.0% of the training examples are of b; dropped")
+    assert "S 59 of 99, 40 left; L 8 and 2 that stand in S's part of a member of 100, 90 left." in line
+    assert line.endswith("one doc_to_group on that text")
+    assert "doc_to_group" not in MemberPlan("b", "g", rows, 9, 8, 2, 0.25).describe()
+    assert "S and L 9 of 49, 40 left." in MemberPlan("b", "g", {"train": 40}, 9, 0, 0, 0.25).describe()
+
+
+def test_a_member_of_which_nothing_is_left_names_what_gives_more(
+    make_sweep: Callable[..., Sweep], task_folder: Path, tmp_path: Path
+) -> None:
+    text = "One passage under every question, long enough to be known."
+    rows = [json.dumps({"passage": text, "question": f"q{n}", "answer": f"a{n % 7}"}) for n in range(400)]
+    (task_folder / "one.jsonl").write_text("\n".join(rows))
+    (task_folder / "one_passage.yaml").write_text(PASSAGE_TASK.replace("passages.jsonl", "one.jsonl"))
+    sweep = mixed(make_sweep, ["reverse.yaml", "one_passage.yaml"])
+    with pytest.raises(
+        DataError, match=r"task made/passages: found no training example for L after .* doc_to_group.*holdout"
+    ):
+        prepare_unit(sweep.tasks[0], sweep.spec, root=tmp_path)
 
 
 def texts(inputs: Any) -> dict[str, set[str]]:

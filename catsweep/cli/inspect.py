@@ -133,16 +133,9 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
         for line in _signal_notes(task, sweep.spec.large.finetune):
             output.print(f"{task.task}: {line}", markup=False, highlight=False, soft_wrap=True)
         for member in task.members:
-            of_large = (
-                f", and {member.num_dropped_large:,} of the large model's part that stand in another member's part for S"
-                if member.num_dropped_large
-                else ""
-            )
-            output.print(
-                f"{task.task}: {member.rate:.1%} of the training examples are of {member.task}; dropped "
-                f"{member.num_dropped:,} of its own, whose source text stands in an evaluation split of another member{of_large}",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            output.print(f"{task.task}: {member.describe()}", markup=False, highlight=False, soft_wrap=True)
+        for line in task.warnings:
+            output.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     return code
 
 
