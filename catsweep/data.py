@@ -48,6 +48,11 @@ class Tokens:
         """Number of tokens of each list, int64 (n,)."""
         return np.diff(self.offsets)
 
+    def select(self, indices: IntArray) -> Tokens:
+        """A copy of some lists, in the order of `indices`."""
+        ids = np.concatenate([self[int(index)] for index in indices]) if len(indices) else np.empty(0, np.int32)
+        return Tokens(ids, _offsets(self.lengths[indices].tolist()))
+
 
 @dataclass(frozen=True)
 class TokenSplit:
@@ -64,6 +69,25 @@ class TokenSplit:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def select(self, indices: IntArray) -> TokenSplit:
+        """A copy of some examples, in the order of `indices`."""
+        starts, counts = self.choice_offsets[indices], np.diff(self.choice_offsets)[indices]
+        of_choice = np.concatenate([np.arange(start, start + num) for start, num in zip(starts, counts, strict=True)])
+        return TokenSplit(
+            self.prompts.select(indices),
+            self.targets.select(indices),
+            self.choices.select(of_choice.astype(np.int64)),
+            _offsets(counts.tolist()),
+        )
+
+    def save(self, folder: Path, split: str) -> None:
+        """Write the token ids so that `TaskData(folder).tokens(split)` reads them."""
+        for name in ("prompts", "targets", "choices"):
+            tokens: Tokens = getattr(self, name)
+            np.save(folder / f"{split}.{name}.ids.npy", tokens.ids)
+            np.save(folder / f"{split}.{name}.offsets.npy", tokens.offsets)
+        np.save(folder / f"{split}.choice_offsets.npy", self.choice_offsets)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from catsweep.models import load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS
 from catsweep.records import is_complete, read_records
 from catsweep.space import check_search, rungs, strata, training_tree
+from catsweep.spec.dimensions import examples
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.sweep import SweepSpec
@@ -215,7 +216,7 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
     training, finetune = spec.training, spec.large.finetune
     finetuned = steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0
     num_folds = (finetune.cross_fit or 0) if finetune else 0
-    run = steps_flops(small, training.steps, training.batch_size)
+    run = steps_flops(small, training.steps, training.batch_size) * _mean_clients(spec)
     num_search = num_strata * spec.search.num_samples
     num_confirm = num_strata * spec.search.confirm_seeds
     evaluated = num_search * len(rungs(spec)) * answer_flops(small, ("validation",))
@@ -261,6 +262,13 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         members=planned,
         warnings=[] if planned else shared_texts(task.task, inputs.examples),
     )
+
+
+def _mean_clients(spec: SweepSpec) -> float:
+    """How many models train side by side in a run, each for all steps; the mean over strata and their options."""
+    trees = strata(training_tree(spec), spec.search.stratify).values()
+    options = [[value["federated"] or {"clients": 1} for value, _ in examples(tree)] for tree in trees]
+    return float(np.mean([np.mean([option["clients"] for option in found]) for found in options]))
 
 
 def _num_rows(parts: list[Inputs]) -> dict[str, int]:

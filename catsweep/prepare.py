@@ -42,7 +42,9 @@ from catsweep.models import (
     model_shape,
     position_limit,
 )
+from catsweep.partition import partition
 from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
+from catsweep.space import federated_options
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
@@ -155,6 +157,8 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
 def _prepare_model(task: TaskSpec, spec: SweepSpec, inputs: Inputs, *, root: Path, workers: Workers) -> dict[str, Any]:
     """Data, large model, signal and answers of one task; returns facts about them."""
     data = write_data(inputs, task, spec, root=root, workers=workers)
+    for federated in federated_options(spec):  # a client without examples fails here, not in every trial
+        partition(data.texts("train"), federated, task.task)
     large = LargeModel(spec.large, inputs.tokenizer, inputs.architecture, workers)
     folders = inputs.folders(root)
     weights = folders.get("large")

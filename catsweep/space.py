@@ -15,9 +15,10 @@ from typing import Any, Protocol
 from catsweep.errors import Problem, SpecError
 from catsweep.spec.base import digest
 from catsweep.spec.cascade import objective_cost
-from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, parse_space
+from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node, examples, parse_space
+from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
-from catsweep.spec.search import BASELINE, AshaScheduler, GridSampler, ObjectiveSpec, has_gap
+from catsweep.spec.search import BASELINE, GridSampler, ObjectiveSpec, evaluation_steps, has_gap
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import TrainingSpec
@@ -70,6 +71,13 @@ def strata(node: Node, paths: list[str]) -> dict[str, Node]:
     if len(named) < len(parts):
         raise SpecError([Problem("search.stratify", ", ".join(paths), "two strata of one name", "different names")])
     return named
+
+
+def federated_options(spec: SweepSpec) -> list[FederatedSpec]:
+    """The federated settings that the trials of a sweep may have, each once; of an interval both ends."""
+    tree = parse_space({"federated": spec.training.to_json()["federated"], **spec.search.space})
+    found = [value["federated"] for value, _ in examples(tree) if value["federated"] is not None]
+    return list({digest(value): FederatedSpec.model_validate(value) for value in found}.values())
 
 
 def check_search(spec: SweepSpec) -> None:
@@ -203,7 +211,7 @@ def build_trial(
         second_objective=second[0] if second else None,
         deferral=spec.cascade.deferral[0],
         cost=objective_cost(spec.cascade),
-        evaluate_at=_rungs(spec, training.steps),
+        evaluate_at=evaluation_steps(spec.search.scheduler, training.steps),
         evaluation_batch_size=spec.resources.evaluation_batch_size,
     )
 
@@ -215,7 +223,7 @@ def build_confirm(winner: TrialSpec, index: int) -> TrialSpec:
 
 def rungs(spec: SweepSpec) -> list[int]:
     """The steps after which a trial is evaluated: grace_period * reduction_factor^i below `steps`, and `steps`."""
-    return _rungs(spec, spec.training.steps)
+    return evaluation_steps(spec.search.scheduler, spec.training.steps)
 
 
 def trial_seed(sweep_seed: int, task: str, number: int) -> int:
@@ -226,16 +234,6 @@ def trial_seed(sweep_seed: int, task: str, number: int) -> int:
 def confirm_seed(index: int) -> int:
     """Seed of a confirm run, from 1 up. The same for all tasks and strata, and never that of a search trial."""
     return 1 + index
-
-
-def _rungs(spec: SweepSpec, steps: int) -> list[int]:
-    result: list[int] = []
-    if isinstance(spec.search.scheduler, AshaScheduler):
-        rung = spec.search.scheduler.grace_period
-        while rung < steps:
-            result.append(rung)
-            rung *= spec.search.scheduler.reduction_factor
-    return [*result, steps]
 
 
 def _partition(node: Node, keys: tuple[str, ...], path: str) -> dict[str | None, Node]:

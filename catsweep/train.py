@@ -11,7 +11,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +192,7 @@ def train(
         raise ValueError(f"batch_size {spec.batch_size} is not a multiple of the {workers.size} workers")
     loss = build_loss(spec.loss)
     # Before a checkpoint is loaded: the weights that the trial's seed gave, also when it goes on.
-    initial = _frozen_copy(module) if getattr(spec.loss, "judge", "current") == "initial" else None
+    initial = frozen_copy(module) if judges_by_initial(spec) else None
     replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
@@ -201,7 +201,7 @@ def train(
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0
     module.train()
-    if done in evaluate_at and folder and not _was_evaluated(folder, done):
+    if done in evaluate_at and folder and not was_evaluated(folder, done):
         on_evaluation(done)
     for step in range(done + 1, spec.steps + 1):
         for group in optimizer.param_groups:
@@ -209,18 +209,49 @@ def train(
         mine = order.batch(step - 1)[workers.rank :: workers.size]
         sums = _step(replicated, optimizer, data, mine, loss, spec, initial, seed=seed, step=step, workers=workers)
         if step % every == 0 or step == spec.steps or step in evaluate_at:
-            metrics = _readable(sums, learning_rate(spec, step))
-            if not math.isfinite(metrics["train/loss"]) or not math.isfinite(metrics["train/grad_norm"]):
-                raise TrialDivergedError(
-                    f"the training loss is {metrics['train/loss']} and the gradient's norm {metrics['train/grad_norm']} at step "
-                    f"{step}; expected finite numbers. Lower learning_rate {spec.learning_rate}"
-                )
+            metrics = readable(sums, spec, step)
             if folder and workers.rank == 0:
                 append_step(folder, step, metrics)
         if step in evaluate_at:
             if folder and workers.rank == 0 and step < spec.steps:
                 save_checkpoint(folder, module, optimizer, step)
             on_evaluation(step)
+
+
+def train_part(
+    module: TargetLogits,
+    data: TrainingData,
+    spec: TrainingSpec,
+    initial: TargetLogits | None,
+    *,
+    seed: int,
+    workers: Workers,
+    first: int,
+    last: int,
+) -> dict[str, float]:
+    """Train `module` in place for the steps first to last of a run, with an optimiser of their own.
+
+    initial: the run's first weights, where a filter judges by them.
+    Batches and learning rates are those of these steps of the run. Returns sums over the steps, as `readable` takes
+    them; the gradient's norm is their largest. Raises TrialDivergedError.
+    """
+    loss = build_loss(spec.loss)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    )
+    order = data.order(spec.batch_size, seed)
+    module.train()
+    total: dict[str, Tensor] = {}
+    for step in range(first, last + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec, step)
+        mine = order.batch(step - 1)
+        sums = _step(module, optimizer, data, mine, loss, spec, initial, seed=seed, step=step, workers=workers)
+        norm = torch.maximum(sums["grad_norm"], total.get("grad_norm", sums["grad_norm"]))
+        total = {name: value + total.get(name, 0) for name, value in sums.items()} | {"grad_norm": norm}
+    values = {name: float(value) for name, value in total.items()}
+    readable(values, spec, last)
+    return values
 
 
 def _step(
@@ -275,19 +306,30 @@ def _step(
     return total | {"grad_norm": norm.detach(), "denominator": count}
 
 
-def _readable(sums: dict[str, Tensor], rate: float) -> dict[str, float]:
+def readable(sums: Mapping[str, Tensor | float], spec: TrainingSpec, step: int) -> dict[str, float]:
+    """The training metrics of steps.jsonl from the sums of a step, or of several. Raises TrialDivergedError."""
     values = {name: float(value) for name, value in sums.items()}
     target = values["target"]
     metrics = {
         "train/loss": values["loss"] / values["denominator"],
         "train/grad_norm": values["grad_norm"],
-        "train/learning_rate": rate,
+        "train/learning_rate": learning_rate(spec, step),
         "train/kept_share": values["kept"] / target,
     }
+    if not math.isfinite(metrics["train/loss"]) or not math.isfinite(metrics["train/grad_norm"]):
+        raise TrialDivergedError(
+            f"the training loss is {metrics['train/loss']} and the gradient's norm {metrics['train/grad_norm']} at step "
+            f"{step}; expected finite numbers. Lower learning_rate {spec.learning_rate}"
+        )
     return metrics | {f"train/{name}": value / target for name, value in values.items() if "/" in name}
 
 
-def _frozen_copy(module: TargetLogits) -> TargetLogits:
+def judges_by_initial(spec: TrainingSpec) -> bool:
+    """Whether the loss's filter asks the weights that the run started from."""
+    return getattr(spec.loss, "judge", "current") == "initial"
+
+
+def frozen_copy(module: TargetLogits) -> TargetLogits:
     """The model as it is, without dropout and gradients."""
     return copy.deepcopy(module).eval().requires_grad_(False)
 
@@ -335,7 +377,7 @@ def mix_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _was_evaluated(folder: Path, step: int) -> bool:
+def was_evaluated(folder: Path, step: int) -> bool:
     """Whether steps.jsonl holds an evaluation of this step: a kill may fall between a checkpoint and its evaluation."""
     lines = [line for line in read_steps(folder) if line["step"] == step]
     return any(name.startswith("validation/") for line in lines for name in line)
@@ -350,12 +392,12 @@ def _seed_torch(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None, step: int) -> None:
     """Keep weights, optimiser and step in folder/checkpoint; the older checkpoint goes once the new one is whole."""
     target = folder / "checkpoint"
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value for name, value in _unique_tensors(module.model).items()}
-    for index, state in optimizer.state_dict()["state"].items():
+    tensors = {f"model.{name}": value for name, value in unique_tensors(module.model).items()}
+    for index, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
     temporary = target / f".{step:08d}.safetensors"
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
@@ -365,14 +407,14 @@ def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.O
             old.unlink()
 
 
-def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None) -> int:
     """Restore the newest checkpoint of a trial's folder; returns its step, or 0 where there is none."""
     found = sorted((folder / "checkpoint").glob("[0-9]*.safetensors"))
     if not found:
         return 0
     tensors = load_file(found[-1])
     device = module.model.device
-    own = _unique_tensors(module.model)
+    own = unique_tensors(module.model)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[f"model.{name}"])
@@ -382,11 +424,12 @@ def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.O
         if kind == "optimizer":
             index, _, field_name = rest.partition(".")
             state.setdefault(int(index), {})[field_name] = value if field_name == "step" else value.to(device)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if optimizer is not None:
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(found[-1].stem)
 
 
-def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers, shared ones once (tied embeddings)."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}

@@ -27,6 +27,7 @@ from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
+from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import EVALUATION_SPLITS, Prepared, gather_rows, load_prepared, task_metrics
 from catsweep.records import (
@@ -52,11 +53,14 @@ Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
 
 
-def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> TrialRecord:
+def run_trial(
+    spec: TrialSpec, *, root: Path, folder: Path, report: Report, run_clients: RunClients = run_in_turn
+) -> TrialRecord:
     """Train one small model and leave its rows and record in `folder`.
 
     The task must be prepared (see catsweep.prepare). Search trials are evaluated on validation only; confirm runs also
     answer calibration and test after their last step. Under a process group every rank calls this; rank 0 writes.
+    run_clients: where the clients of federated training run.
     Raises TrialDivergedError where the loss is not finite.
     """
     started_at = time.time()
@@ -118,16 +122,20 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Report) -> T
                 dist.barrier()
         report(StepMetrics(step, objective, metrics, final))
 
-    train(
-        module,
-        training_data,
-        spec.training,
-        seed=spec.seed,
-        workers=workers,
-        evaluate_at=spec.evaluate_at,
-        on_evaluation=on_evaluation,
-        folder=folder,
-    )
+    if spec.training.federated is not None:
+        sites = cut_clients(spec, unit[0].prepared, root)
+        train_federated(module, sites, spec, on_evaluation=on_evaluation, folder=folder, run_clients=run_clients)
+    else:
+        train(
+            module,
+            training_data,
+            spec.training,
+            seed=spec.seed,
+            workers=workers,
+            evaluate_at=spec.evaluate_at,
+            on_evaluation=on_evaluation,
+            folder=folder,
+        )
     assert record is not None
     return record
 
@@ -278,7 +286,7 @@ def make_record(
         metrics=metrics,
         started_at=started_at,
         ended_at=time.time(),
-        train_flops=flops_a_step * spec.training.steps,
+        train_flops=flops_a_step * spec.training.steps * spec.training.num_clients,
         num_parameters=sum(parameter.numel() for parameter in module.model.parameters()),
         small_shape=small_shape.to_dict(),
         large_shape=large_shape.to_dict(),

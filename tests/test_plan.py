@@ -64,3 +64,15 @@ def test_checkpoints_are_counted_where_there_are_any(make_sweep: Callable[..., S
     assert asha.disk_bytes_trial_checkpoint == 24 * asha.small_parameters
     more = plan(search={"num_samples": 9, "confirm_seeds": 1})
     assert more.disk_bytes > alone.disk_bytes
+
+
+def test_each_client_trains_for_all_steps_and_is_planned_so(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    def plan(federated: object) -> Any:
+        search = {"num_samples": 1, "confirm_seeds": 1, "space": {"federated": federated}}
+        return make_plan(make_sweep(search=search), root=tmp_path).tasks[0]
+
+    clients = {"clients": 3, "rounds": 2, "local_steps": 6}
+    alone, three, mixed = (plan(value) for value in (None, clients, {"space": "choice", "options": [None, clients]}))
+    per_run = (three.flops_search - alone.flops_search) / 2  # two more models a run
+    assert three.flops_confirm - alone.flops_confirm == pytest.approx(2 * per_run)
+    assert mixed.flops_search == pytest.approx(alone.flops_search + per_run)

@@ -25,6 +25,7 @@ from catsweep.space import (
 from catsweep.spec.dimensions import Interval, num_structures, parse_space
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
+from catsweep.spec.training import TrainingSpec
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"space": "loguniform", "lower": 1e-5, "upper": 1e-3},
@@ -93,6 +94,17 @@ def test_strata_are_every_combination_of_the_stratified_options() -> None:
     assert draw(parts["cat_xent/large"], Last())[0]["loss"] == {
         "kind": "cat_xent", "normalize": "kept_tokens", "filter": {"kind": "large"},
     }  # fmt: skip
+
+
+def test_training_in_one_place_and_each_partition_of_clients_are_strata() -> None:
+    clients = {"clients": 2, "rounds": 1, "local_steps": 100}
+    space = {
+        "loss": {"space": "choice", "options": [{"kind": "xent"}, {"kind": "cat_xent", "filter": {"kind": "either"}}]},
+        "federated": {"space": "choice", "options": [None, {**clients, "partition": {"kind": "iid"}}]},
+    }
+    tree = parse_space({**TrainingSpec(steps=100).to_json(), **space})
+    parts = strata(tree, ["loss.kind", "loss.filter.kind", "federated.partition.kind"])
+    assert list(parts) == ["xent", "xent/iid", "cat_xent/either", "cat_xent/either/iid"]
 
 
 def test_options_with_equal_values_stay_a_choice_within_their_stratum() -> None:

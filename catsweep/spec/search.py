@@ -116,6 +116,17 @@ class NoScheduler(Spec):
 SchedulerSpec = Annotated[AshaScheduler | NoScheduler, Field(discriminator="type")]
 
 
+def evaluation_steps(scheduler: AshaScheduler | NoScheduler, steps: int) -> list[int]:
+    """The steps after which a trial is evaluated: grace_period * reduction_factor^i below `steps`, and `steps`."""
+    result: list[int] = []
+    if isinstance(scheduler, AshaScheduler):
+        rung = scheduler.grace_period
+        while rung < steps:
+            result.append(rung)
+            rung *= scheduler.reduction_factor
+    return [*result, steps]
+
+
 BASELINE = "xent"
 """The stratum that all others are compared with: plain fine-tuning."""
 DEFAULT_STRATIFY = ["loss.kind", "loss.filter.kind"]

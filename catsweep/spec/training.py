@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from catsweep.spec.base import Json, Spec
+from catsweep.spec.base import Json, Mismatch, Spec
+from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.filters import FilterSpec, NamedQuadrants
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
@@ -121,6 +129,23 @@ class TrainingSpec(Spec):
     max_prompt_tokens: int = Field(512, description="Longer prompts lose their beginning", ge=1)
     max_target_tokens: int = Field(256, description="Longer targets lose their end in training", ge=1)
     loss: LossSpec = Field(XentLoss(), description="The training loss")
+    federated: FederatedSpec | None = Field(
+        None, description="Train on clients that average weights; null: in one place"
+    )
+
+    @property
+    def num_clients(self) -> int:
+        """How many models train side by side, each for all steps: 1 in one place."""
+        return self.federated.clients if self.federated else 1
+
+    @field_validator("federated")
+    @classmethod
+    def _rounds_fill_the_steps(cls, value: FederatedSpec | None, info: ValidationInfo) -> FederatedSpec | None:
+        steps = info.data.get("steps")
+        if value is not None and steps is not None and value.rounds * value.local_steps != steps:
+            total = f"rounds {value.rounds} * local_steps {value.local_steps} = {value.rounds * value.local_steps}"
+            raise Mismatch(found=total, expected=f"as many as training.steps, {steps}")
+        return value
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> TrainingSpec:

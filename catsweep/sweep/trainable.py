@@ -9,20 +9,25 @@ decision beside the trial's files, and a report waits for it on every worker (se
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import train, tune
 
 from catsweep.errors import CatsweepError, TrialDivergedError
 from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
 from catsweep.spec.sweep import TrialSpec, WorkerSpec
+from catsweep.sweep.clients import run_as_tasks
 from catsweep.sweep.group import run_group
+
+if TYPE_CHECKING:  # it imports torch, which the driver has no use for
+    from catsweep.federated import RunClients
 
 
 class RunTrial(Protocol):
@@ -31,10 +36,17 @@ class RunTrial(Protocol):
     Writes steps, rows and record.json below `folder`, all of it before the report with final=True; each reported
     objective stands in steps.jsonl as `validation/objective`. Called on every worker; only rank 0 writes. Goes on from
     its own checkpoint where there is one. A report ends the thread (SystemExit) where the trial is stopped early.
+    run_clients is given where the trial trains on clients and holds no GPU, which their tasks would not see.
     """
 
     def __call__(
-        self, spec: TrialSpec, *, root: Path, folder: Path, report: Callable[[StepMetrics], None]
+        self,
+        spec: TrialSpec,
+        *,
+        root: Path,
+        folder: Path,
+        report: Callable[[StepMetrics], None],
+        run_clients: RunClients = ...,
     ) -> TrialRecord: ...
 
 
@@ -46,7 +58,7 @@ def trainable(run_trial: RunTrial, root: Path, sweep_folder: Path, workers: Work
         # The workers hold the resources, in a group of their own. Tune refuses to hold nothing at all: one byte it is.
         return tune.with_resources(function, {"cpu": 0, "memory": 1})
     held = {"cpu": workers.cpus_per_worker, "gpu": workers.gpus_per_worker}
-    return tune.with_resources(tune.with_parameters(_run_alone, **arguments), held)
+    return tune.with_resources(tune.with_parameters(_run_alone, workers=workers, **arguments), held)
 
 
 def tell_decision(folder: Path, step: int, *, stop: bool) -> None:
@@ -66,11 +78,14 @@ def _must_stop(folder: Path, step: int) -> bool:
     return bool(decision["stop"])
 
 
-def _run_alone(config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path) -> None:
+def _run_alone(
+    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec
+) -> None:
     # A trial that was stopped may take longer than Tune's two seconds to clean up; Tune would fail the next one.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
+    clients = None if workers.gpus_per_worker else functools.partial(run_as_tasks, max(1, int(workers.cpus_per_worker)))
     try:
-        _run(config["trial_id"], run_trial, root, sweep_folder, tune.report)
+        _run(config["trial_id"], run_trial, root, sweep_folder, tune.report, run_clients=clients)
     except Exception as error:  # becomes the trial's record; the process stays good for the next trial
         tune.report(_failure(error))
 
@@ -95,7 +110,14 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _run(
-    trial_id: str, run_trial: RunTrial, root: Path, sweep_folder: Path, send: Callable[..., Any], *, waits: bool = False
+    trial_id: str,
+    run_trial: RunTrial,
+    root: Path,
+    sweep_folder: Path,
+    send: Callable[..., Any],
+    *,
+    waits: bool = False,
+    run_clients: RunClients | None = None,
 ) -> None:
     folder = sweep_folder / trial_id
     spec = TrialSpec.model_validate(read_json(folder / "spec.json"))
@@ -109,7 +131,8 @@ def _run(
         if waits and not metrics.final and _must_stop(folder, metrics.step):
             raise SystemExit
 
-    run_trial(spec, root=root, folder=folder, report=report)
+    where = {"run_clients": run_clients} if spec.training.federated and run_clients else {}
+    run_trial(spec, root=root, folder=folder, report=report, **where)
 
 
 def _failure(error: BaseException) -> dict[str, str]:

@@ -143,7 +143,7 @@ def test_a_bomb_of_aliases_is_refused_in_time() -> None:
 
 
 def test_every_shipped_sweep_loads() -> None:
-    files = sorted(search_spaces_folder().glob("*.yaml"))
+    files = [path for pattern in ("*.yaml", "ablations/*.yaml") for path in search_spaces_folder().glob(pattern)]
     assert files
     for file in files:
         assert load_sweep(file).tasks
@@ -164,6 +164,45 @@ def test_a_typo_in_stratify_is_an_error(tmp_path: Path) -> None:
     (problem,) = problems(write(tmp_path, text))
     assert problem.startswith("F:7: search.stratify.0: found 'loss.knd'; expected a dotted path of `training`")
     assert problem.endswith("Did you mean 'loss.kind'?")
+
+
+FEDERATED = "training: {steps: 100, federated: {clients: 2, rounds: 10, local_steps: 10}}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rounds: 10", "rounds: 9", "F:5: training.federated: found rounds 9 * local_steps 10 = 90; expected as many as training.steps, 100"),
+        ("local_steps: 10}", "local_steps: 10, partition: {kind: iidd}}", "F:5: training.federated.partition.kind: found kind 'iidd'; expected kind: one of iid, by_group, dirichlet. Did you mean 'iid'?"),
+        ("local_steps: 10}", "local_steps: 10, partition: {kind: dirichlet}}", "F:5: training.federated.partition.alpha: found nothing; expected a value (Concentration"),
+        ("search:\n", "search:\n  scheduler: {type: asha, grace_period: 15}\n", "F:5: training.federated.local_steps: found evaluations after steps 15, 45, 100 with local_steps 10; expected every evaluation behind a whole round. Choose search.scheduler.grace_period"),
+        ("tasks: [emoji/en-fr]", "tasks: [{mixture: both, tasks: [emoji/en-fr, emoji/en-de]}]", "F:5: training.federated: found clients with a mixture; expected tasks alone"),
+        ("large: {pretrained: some/model}", "large: {pretrained: some/model, finetune: {steps: 5, learning_rate: 1e-3, cross_fit: 2}}", "F:5: training.federated: found clients with large.finetune.cross_fit or unseen_signal; expected holdout"),
+        ("search:\n", "resources: {num_workers: 2}\nsearch:\n", "F:5: training.federated: found clients with resources.num_workers 2; expected num_workers: 1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_clients_is_reported_with_its_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    good = GOOD.replace("training: {steps: 100}", FEDERATED)
+    assert load_sweep(write(tmp_path, good)).spec.training.num_clients == 2
+    (problem,) = problems(write(tmp_path, good.replace(old, new)))
+    assert problem.startswith(message)
+
+
+def test_federated_options_of_a_space_are_checked_where_they_stand(tmp_path: Path) -> None:
+    options = "    federated:\n      space: choice\n      options:\n        - null\n        - {clients: 2, rounds: 5, local_steps: 20}\n"
+    good = GOOD.replace("  space:\n", f"  space:\n{options}")
+    assert load_sweep(write(tmp_path, good)).spec.training.federated is None
+    (problem,) = problems(write(tmp_path, good.replace("rounds: 5", "rounds: 4")))
+    assert problem.startswith(
+        "F:12: search.space.federated.options.1: found rounds 4 * local_steps 20 = 80; expected as many"
+    )
+    asha = good.replace("search:\n", "search:\n  scheduler: {type: asha, grace_period: 30}\n")
+    (problem,) = problems(write(tmp_path, asha))
+    assert problem.startswith(
+        "F:13: search.space.federated.options.1.local_steps: found evaluations after steps 30, 90, 100"
+    )
 
 
 def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
