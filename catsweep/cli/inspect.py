@@ -197,14 +197,14 @@ def stats_command(names: list[str], *, out: Path | None, as_json: bool) -> int:
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for stats in found:
         rows = [str(stats.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
-        baseline, quality = stats.baseline
+        quality = stats.baseline_quality
         shown = f"{quality:.3f}" if stats.scale == 1 else f"{quality:.1f}"
         small = "small" if stats.is_small else ""
-        table.add_row(stats.task, stats.group, *rows, stats.metric, baseline, shown, small)
+        table.add_row(stats.task, stats.group, *rows, stats.metric, stats.baseline, shown, small)
     output.print(table)
     output.print(
         f"{len(found)} tasks of {len({stats.group for stats in found})} kinds, {sum(stats.is_small for stats in found)} small "
-        "(fewer than 500 test rows); baseline: the best of what needs no model, on test",
+        "(fewer than 500 test rows); baseline: of what needs no model the best on validation, judged on test",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return code

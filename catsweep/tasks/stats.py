@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from catsweep.cascade.metrics import metric_of
 from catsweep.spec.base import Json
 from catsweep.spec.task import TaskSpec
@@ -19,10 +21,13 @@ _TAG = re.compile(r"^\w{2,12}:")
 
 @dataclass(frozen=True)
 class TaskStats:
-    """Facts about a task. num_rows: of each split. baselines: test quality, in the first metric, of answers that need no
-    model: `majority`, the most frequent choice of train; or `frequent`, its most frequent answer, and `copy`, the prompt
-    without a tag such as `fr:` before it. largest_group_share: of all rows. is_small: too few test rows for a macro
-    claim."""
+    """Facts about a task.
+
+    num_rows: of each split. baselines: test quality, in the first metric, of answers that need no model: `majority`, the
+    most frequent choice of train; or `frequent`, its most frequent answer, and `copy`, the prompt without a tag such as
+    `fr:` before it. baseline: the name of the best of them on validation. largest_group_share: of all rows. is_small: too
+    few test rows for a macro claim.
+    """
 
     task: str
     group: str
@@ -31,6 +36,7 @@ class TaskStats:
     metric: str
     scale: float
     baselines: dict[str, float]
+    baseline: str
     largest_group_share: float
 
     @property
@@ -38,14 +44,13 @@ class TaskStats:
         return self.num_rows["test"] < MIN_TEST_ROWS
 
     @property
-    def baseline(self) -> tuple[str, float]:
-        """The best of the baselines: its name and quality."""
-        return max(self.baselines.items(), key=lambda item: item[1])
+    def baseline_quality(self) -> float:
+        """Test quality of the baseline that validation chose."""
+        return self.baselines[self.baseline]
 
     def to_json(self) -> Json:
         """Plain JSON data."""
-        name, value = self.baseline
-        return {**vars(self), "baseline": name, "baseline_quality": value, "small": self.is_small}
+        return {**vars(self), "baseline_quality": self.baseline_quality, "small": self.is_small}
 
 
 def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | None = None) -> TaskStats:
@@ -55,38 +60,43 @@ def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | N
     """
     data = load_task_data(task, cache=cache, data_root=data_root)
     metric = metric_of(task.metric_list[0])
+    splits = data.splits
+    on_validation = _baselines(task, splits["train"], splits["validation"])
     return TaskStats(
         task=task.task,
         group=task.group,
         output_type=task.output_type,
-        num_rows={split: len(rows) for split, rows in data.splits.items()},
+        num_rows={split: len(rows) for split, rows in splits.items()},
         metric=metric.name,
         scale=metric.scale,
-        baselines=_baselines(task, data.splits["train"], data.splits["test"]),
+        baselines=_baselines(task, splits["train"], splits["test"]),
+        # A correlation with one answer to all rows is not defined, and so never the best.
+        baseline=max(on_validation, key=lambda name: np.nan_to_num(on_validation[name], nan=-np.inf)),
         largest_group_share=data.facts["largest_group_share"],
     )
 
 
-def _baselines(task: TaskSpec, train: Sequence[Example], test: Sequence[Example]) -> dict[str, float]:
+def _baselines(task: TaskSpec, train: Sequence[Example], judged: Sequence[Example]) -> dict[str, float]:
+    """The quality on some examples of answers that need train alone, by name."""
     frequent = _most_frequent(example.target for example in train)
     if task.output_type == "multiple_choice":
         # Where choices differ from row to row, the place in the list is all that rows have in common.
         place = Counter(example.label for example in train).most_common(1)[0][0]
         answers = [
             frequent if frequent in example.choices else example.choices[min(place, len(example.choices) - 1)]
-            for example in test
+            for example in judged
         ]
-        return {"majority": _quality(task, test, answers)}
+        return {"majority": _quality(task, judged, answers)}
     return {
-        "frequent": _quality(task, test, [frequent] * len(test)),
-        "copy": _quality(task, test, [_TAG.sub("", example.prompt) for example in test]),
+        "frequent": _quality(task, judged, [frequent] * len(judged)),
+        "copy": _quality(task, judged, [_TAG.sub("", example.prompt) for example in judged]),
     }
 
 
-def _quality(task: TaskSpec, test: Sequence[Example], answers: list[str]) -> float:
+def _quality(task: TaskSpec, judged: Sequence[Example], answers: list[str]) -> float:
     metric = metric_of(task.metric_list[0])
-    pairs = zip(answers, test, strict=True)
-    return metric.quality([metric.statistics(answer, example.references) for answer, example in pairs])
+    pairs = zip(answers, judged, strict=True)
+    return metric.quality([metric.statistics(answer, example.references, example.key) for answer, example in pairs])
 
 
 def _most_frequent(answers: Iterable[str]) -> str:
