@@ -23,10 +23,13 @@ from catsweep.models import (
     model_key,
     tokenizer_key,
 )
+from catsweep.space import training_tree
 from catsweep.spec.base import digest
+from catsweep.spec.dimensions import option_values, parse_space
 from catsweep.spec.model import AnyModel, LargePretrained, LargeScratch, ScratchModel
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
+from catsweep.spec.training import distils
 from catsweep.tasks.examples import StoredExamples, has_ids, load_examples
 from catsweep.tasks.fingerprint import source_fingerprint
 
@@ -195,14 +198,10 @@ def _source_keys(examples: StoredExamples) -> tuple[pa.Array, pa.Array]:
 
 
 def needs_distribution(spec: SweepSpec) -> bool:
-    """Whether any loss of the sweep distils: then the large model's pass keeps its distribution too."""
-
-    def names(value: object) -> bool:
-        if isinstance(value, dict):
-            return value.get("kind") in ("dist", "cat_dist") or any(names(child) for child in value.values())
-        return isinstance(value, list) and any(names(child) for child in value)
-
-    return names(spec.search.space) or spec.training.loss.kind in ("dist", "cat_dist")
+    """Whether any loss of the sweep distils: then the large model's pass keeps its distribution too. A loss that the space
+    overlays counts as well."""
+    losses = (training_tree(spec), parse_space(spec.training.to_json()))
+    return any(distils(kind) for tree in losses for kind in option_values(tree, ("loss", "kind")))
 
 
 def tokenizer_of_pair(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from catsweep.errors import DataError
-from catsweep.inputs import read_inputs, shared_texts
+from catsweep.inputs import needs_distribution, read_inputs, shared_texts
 from catsweep.plan import make_plan
 from catsweep.prepare import prepare_task
 from catsweep.spec.load import Sweep
+from catsweep.spec.training import LossSpec, distils
 
 MakeSweep = Callable[..., Sweep]
 
@@ -72,3 +73,31 @@ def test_training_examples_that_show_a_text_of_an_evaluation_split_are_counted_a
     grouped = make_sweep(tasks=(str(asked(tmp_path, rows, doc_to_group='"{{passage}}"')),))
     assert shared_texts("made/asked", read_inputs(grouped.tasks[0], grouped.spec, root=tmp_path).examples) == []
     assert make_plan(grouped, root=tmp_path).tasks[0].warnings == []
+
+
+def test_the_losses_that_ask_for_the_large_models_distribution_are_those_with_a_divergence() -> None:
+    losses = get_args(get_args(LossSpec)[0])
+    found = {loss.model_fields["kind"].default for loss in losses if "divergence" in loss.model_fields}
+    assert {"dist", "cat_dist"} <= found
+    assert {kind for kind in (loss.model_fields["kind"].default for loss in losses) if distils(kind)} == found
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ({"space": "choice", "options": [{"kind": "xent"}, {"kind": "dist"}]}, True),
+        ({"kind": {"space": "choice", "options": ["xent", "dist"]}}, True),
+        ({"space": "choice", "options": [{"kind": "xent"}, {"kind": "cat_xent", "filter": {"kind": "either"}}]}, False),
+    ],
+)
+def test_a_distilling_loss_anywhere_in_the_space_makes_the_pass_keep_the_distribution(
+    make_sweep: MakeSweep, loss: dict[str, Any], expected: bool
+) -> None:
+    search = {"num_samples": 1, "confirm_seeds": 1, "space": {"loss": loss}}
+    assert needs_distribution(make_sweep(search=search).spec) is expected
+
+
+def test_a_loss_that_is_not_searched_counts_too(make_sweep: MakeSweep) -> None:
+    training = {"steps": 12, "batch_size": 16, "learning_rate": 1e-2}
+    assert needs_distribution(make_sweep(training={**training, "loss": {"kind": "cat_dist"}}).spec)
+    assert not needs_distribution(make_sweep(training=training).spec)

@@ -155,6 +155,22 @@ def examples(node: Node, path: Path = ()) -> Iterator[tuple[Any, dict[Path, Path
                 yield combined, origin
 
 
+def option_values(node: Node, path: Path) -> Iterator[Any]:
+    """Every value that stands at a path of a tree in any of its options: of intervals, and where an option lacks the path,
+    none."""
+    match node:
+        case Choice(options, _):
+            for option in options:
+                yield from option_values(option, path)
+        case Mapping(children) if path:
+            if path[0] in children:
+                yield from option_values(children[path[0]], path[1:])
+        case Constant(value) if not path:
+            yield value
+        case _:
+            return
+
+
 def num_structures(node: Node) -> int:
     """How many different combinations of options the tree has."""
     match node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     Field,
@@ -113,6 +113,14 @@ class LabelSmoothingLoss(_Loss):
 LossSpec = Annotated[
     XentLoss | DistLoss | CatXentLoss | CatDistLoss | GatekeeperLoss | LabelSmoothingLoss, Field(discriminator="kind")
 ]
+
+
+def distils(kind: object) -> bool:
+    """Whether losses of this kind ask for the large model's distribution: those whose class is a distillation."""
+    return any(
+        issubclass(loss, _Distillation) and loss.model_fields["kind"].default == kind
+        for loss in get_args(get_args(LossSpec)[0])
+    )
 
 
 class TrainingSpec(Spec):
