@@ -48,6 +48,7 @@ from catsweep.records import (
     MANIFEST,
     TrialRecord,
     confirmed,
+    existing_sweep,
     objective_values,
     pareto_sets,
     read_json,
@@ -257,9 +258,7 @@ def result_names(units: Sequence[TaskSpec | MixtureSpec]) -> list[str]:
 
 
 def _sweep_of(folder: Path, name: str) -> tuple[SweepSpec, TaskSpec | MixtureSpec, TaskSpec, list[TrialRecord]]:
-    found = read_sweep(folder)
-    if found is None:
-        raise StorageError(f"{folder} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root")
+    found = existing_sweep(folder)
     spec, units = found
     records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
     unit, task = next((unit, task) for unit in units for task in members(unit) if result_name(unit, task) == name)
@@ -414,11 +413,7 @@ def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: fl
 
 def results_on_storage(root: Path, sweep: str, other: Recomputation | None = None) -> tuple[list[Json], Json]:
     """What `compute_task` and `summarise` wrote, in the order of the sweep's tasks. Raises StorageError."""
-    found = read_sweep(root / sweep)
-    if found is None:
-        raise StorageError(
-            f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
-        )
+    found = existing_sweep(root / sweep)
     folder = results_folder(root, sweep, other)
     paths = [folder / f"{name}.json" for name in result_names(found[1])]
     summary = read_json(folder / "summary.json")

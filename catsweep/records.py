@@ -288,6 +288,16 @@ def read_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec | MixtureSpec, .
         ) from None
 
 
+def existing_sweep(folder: Path) -> tuple[SweepSpec, tuple[TaskSpec | MixtureSpec, ...]]:
+    """The same of a sweep that has run. Raises StorageError where none has."""
+    found = read_sweep(folder)
+    if found is None:
+        raise StorageError(
+            f"{folder} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {folder.parent}"
+        )
+    return found
+
+
 SECOND_OBJECTIVE = "validation/objective_2"
 """The metric that holds the second of two objectives."""
 

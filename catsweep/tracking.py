@@ -42,7 +42,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from catsweep.curves import result_names, results_on_storage, with_macros
-from catsweep.errors import CatsweepError, StorageError
+from catsweep.errors import CatsweepError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import all_strata, curve_lines
@@ -375,22 +375,6 @@ class Tracker:
             return path.stat().st_mtime
         assert default is not None
         return default
-
-
-def log_all(uri: str, root: Path, sweep: str, on_problem: Callable[[str], None]) -> bool:
-    """Write a whole sweep from what lies on storage; returns whether all of it was written.
-
-    A sweep without results counts as stopped. Raises StorageError where there is no sweep, CatsweepError for the URI.
-    """
-    if read_sweep(root / sweep) is None:
-        raise StorageError(
-            f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
-        )
-    prepare_store(uri)
-    tracker = Tracker(uri, root, sweep, on_problem)
-    tracker.complete = False  # nothing of it is known to be written
-    tracker.log_sweep("finished" if (root / sweep / "curves" / "summary.json").exists() else "stopped")
-    return tracker.complete
 
 
 def _linked_names(units: tuple[TaskSpec | MixtureSpec, ...]) -> list[str]:

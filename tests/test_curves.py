@@ -14,11 +14,12 @@ from synthetic import ONE_TASK, copy_sweep
 
 from catsweep.cascade.metrics import METRIC_NAMES, Metric, metric_of
 from catsweep.curves import compute_task, results_on_storage, summarise
+from catsweep.errors import StorageError
 from catsweep.records import read_record, read_records, read_rows, read_sweep, write_record, write_rows, write_sweep
 from catsweep.report.lines import curve_lines
-from catsweep.report.page import write_report
+from catsweep.report.page import page_content, write_report
 from catsweep.report.runs import confirmed_points, curves_run
-from catsweep.report.tables import as_markdown, notes, render_table, results_table
+from catsweep.report.tables import notes, render_table, results_table
 from catsweep.runs import _first_filled, _last_filled
 from catsweep.spec.base import Json
 from catsweep.spec.task import MetricSpec
@@ -140,8 +141,9 @@ def test_a_correlation_that_is_not_defined_is_a_dash_and_never_breaks_the_result
     rows = results_table([result], summary)
     baseline = next(row for row in rows if row.stratum == "xent")
     assert (baseline.quality_small, baseline.flops_saved_vs_baseline) == (None, None)
-    assert "–" in as_markdown(rows).splitlines()[2]
-    assert render_table(rows).row_count == 3
+    table = render_table(rows)
+    assert table.row_count == 3
+    assert "–" in map(str, next(column for column in table.columns if column.header == "S").cells)
     assert any(f"{name}: " in line and "no numbers" in line for line in notes(rows))
     lines = curve_lines(result)
     assert lines is not None
@@ -175,3 +177,11 @@ def test_the_pareto_sets_of_two_objectives_stand_in_the_results_and_on_the_page(
     page = write_report(root, "tiny").read_text()
     assert "Pareto set of" in page
     assert "cost_at_quality, quality 0.8" in page
+
+
+def test_a_folder_without_a_sweep_is_named_with_what_lists_those_of_its_root(tmp_path: Path) -> None:
+    expected = f"{tmp_path / 'other'} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {tmp_path}"
+    for reading in (results_on_storage, page_content):
+        with pytest.raises(StorageError) as caught:
+            reading(tmp_path, "other")
+        assert str(caught.value) == expected

@@ -17,10 +17,10 @@ from synthetic import NUM_ROWS, ONE_TASK, START, copy_sweep
 
 from catsweep import tracking
 from catsweep.curves import results_on_storage
-from catsweep.errors import CatsweepError, StorageError
+from catsweep.errors import CatsweepError
 from catsweep.records import read_json, read_record, read_records, write_json
 from catsweep.report.runs import Point
-from catsweep.tracking import Tracker, default_tracking_uri, log_all, prepare_store
+from catsweep.tracking import Tracker, default_tracking_uri, prepare_store
 
 TASK = "langid/nordic"
 DEAD = "http://me:hunter2@127.0.0.1:9"
@@ -58,8 +58,14 @@ def fail(problem: str) -> None:
     raise AssertionError(problem)
 
 
-def write(root: Path, on_problem: Callable[[str], None] = fail) -> bool:
-    return log_all(default_tracking_uri(root), root, "tiny", on_problem)
+def write(root: Path, on_problem: Callable[[str], None] = fail, *, uri: str | None = None) -> bool:
+    """Write the whole sweep from what lies on storage; whether all of it was written."""
+    uri = uri or default_tracking_uri(root)
+    prepare_store(uri)
+    tracker = Tracker(uri, root, "tiny", on_problem)
+    tracker.complete = False  # nothing of it is known to be written
+    tracker.log_sweep("finished" if (root / "tiny" / "curves" / "summary.json").exists() else "stopped")
+    return tracker.complete
 
 
 def client(root: Path) -> Any:
@@ -267,7 +273,7 @@ def test_no_password_reaches_the_server(written: Path) -> None:
 def test_sweeps_of_one_name_from_two_folders_stay_apart(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     write(root)
     other = copy_sweep(tmp_path_factory.mktemp("other"), ONE_TASK)
-    assert log_all(default_tracking_uri(root), other, "tiny", fail)
+    assert write(other, uri=default_tracking_uri(root))
     experiment = client(root).get_experiment_by_name("catsweep/tiny")
     found = client(root).search_runs([experiment.experiment_id], "tags.`catsweep.role` = 'sweep'")
     assert len(found) == 2
@@ -280,11 +286,6 @@ def test_more_values_than_a_request_may_hold_are_written_in_several(root: Path) 
     tracker._batches(run.run_id, points, {f"setting.{index}": "1" for index in range(250)})
     assert len(client(root).get_metric_history(run.run_id, "train/loss")) == 2_500
     assert len([name for name in client(root).get_run(run.run_id).data.params if name.startswith("setting.")]) == 250
-
-
-def test_a_sweep_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="holds no sweep"):
-        log_all(default_tracking_uri(tmp_path), tmp_path, "tiny", fail)
 
 
 def test_trials_of_a_pareto_set_have_a_tag_that_later_results_may_take_back(root: Path) -> None:

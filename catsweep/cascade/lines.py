@@ -67,11 +67,6 @@ def random_line(curve: Curve, metric: Metric) -> FloatArray:
     return np.interp(shares, some, metric.expected(curve.small_rows, curve.large_rows, some))
 
 
-def random_cost(curve: Curve) -> FloatArray:
-    """(n+1,) expected cost of deferring k random queries after the small model has answered all."""
-    return curve.cost_small + curve.deferral_rate * curve.cost_large
-
-
 def router_cost(curve: Curve, *, decision_cost: float = 0.0) -> FloatArray:
     """(n+1,) cost of a router with the same choices: it decides before anyone answers, so a query pays one model only.
 

@@ -16,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from catsweep.cli.console import errors
 from catsweep.curves import compute_task, result_names, results_on_storage, results_up_to_date, summarise
-from catsweep.errors import StorageError
 from catsweep.mixture import prepare_unit
 from catsweep.prepare import check_sources
-from catsweep.records import TrialRecord, read_sweep, write_json
+from catsweep.records import TrialRecord, existing_sweep, write_json
 from catsweep.report.page import write_report
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
@@ -78,11 +77,7 @@ def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = Fal
     """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
     if not again and results_up_to_date(root, name):
         return results_on_storage(root, name)
-    found = read_sweep(root / name)
-    if found is None:
-        raise StorageError(
-            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
-        )
+    found = existing_sweep(root / name)
     prepared = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
     return results, summarise(root, name, results)

@@ -18,8 +18,8 @@ from catsweep.cascade.rules import parse_rule
 from catsweep.cli.console import output
 from catsweep.cli.run import show_rules
 from catsweep.curves import Recomputation, compute_task, result_names, results_folder, results_on_storage, summarise
-from catsweep.errors import Problem, SpecError, StorageError
-from catsweep.records import read_sweep, storage_root
+from catsweep.errors import Problem, SpecError
+from catsweep.records import existing_sweep, storage_root
 from catsweep.report.comparison import macro_table
 from catsweep.report.page import write_report
 from catsweep.report.tables import notes, render_table, results_table, shortfalls
@@ -37,11 +37,7 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
     Raises SpecError for unknown ones, StorageError where there is no sweep, or where seconds were not measured.
     """
     root = storage_root(out)
-    found = read_sweep(root / name)
-    if found is None:
-        raise StorageError(
-            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
-        )
+    found = existing_sweep(root / name)
     other = Recomputation(override(found[0].cascade, rules, costs))
     tasks = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     summary = summarise(root, name, compute_all(root, name, tasks, other), other=other)

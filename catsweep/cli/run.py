@@ -10,8 +10,7 @@ from pathlib import Path
 
 from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
-from catsweep.errors import StorageError
-from catsweep.records import read_json, read_sweep, storage_root, write_json
+from catsweep.records import existing_sweep, read_json, storage_root, write_json
 from catsweep.report.chain import CHAIN_NOTE, chain_rows, render_chains
 from catsweep.report.comparison import macro_table
 from catsweep.report.rules import RULE_NOTE, render_rules, rule_rows
@@ -56,10 +55,7 @@ def curves_command(name: str, *, out: Path | None, tracking_uri: str | None, as_
 
     root = storage_root(out)
     uri = choose_tracking_uri(root, tracking_uri)
-    if read_sweep(root / name) is None:
-        raise StorageError(
-            f"{root / name} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of {root}"
-        )
+    existing_sweep(root / name)
     results, summary = recompute(name, root=root, uri=uri)
     if as_json:
         output.print_json(json.dumps({"tasks": results, "summary": summary}))

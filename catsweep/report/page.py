@@ -11,8 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from catsweep.curves import Recomputation, results_folder, results_on_storage, with_macros
-from catsweep.errors import StorageError
-from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_atomic
+from catsweep.records import TrialRecord, existing_sweep, read_json, read_records, write_atomic
 from catsweep.report.chain import CHAIN_NOTE, chain_rows
 from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
@@ -54,11 +53,7 @@ def write_report(root: Path, sweep: str, other: Recomputation | None = None) -> 
 
 def page_content(root: Path, sweep: str, other: Recomputation | None = None) -> dict[str, Any]:
     """Everything that the page shows, as text; figures as SVG."""
-    found = read_sweep(root / sweep)
-    if found is None:
-        raise StorageError(
-            f"{root / sweep} holds no sweep; expected sweep.json. `catsweep ls` lists the sweeps of a root"
-        )
+    found = existing_sweep(root / sweep)
     spec = found[0].model_copy(update={"cascade": other.cascade}) if other else found[0]
     results, summary = results_on_storage(root, sweep, other)
     records = [*read_records(root / sweep, "trials"), *read_records(root / sweep, "confirm")]

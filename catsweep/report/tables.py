@@ -271,24 +271,6 @@ def render_table(rows: list[ResultRow]) -> Table:
     return table
 
 
-def as_markdown(rows: list[ResultRow]) -> str:
-    """The rows as a table in GitHub's Markdown; differences whose interval excludes 0 are bold."""
-    names = ["task", "metric", "stratum", "S", "L", "audc [95%]", "audc − xent [95%]"]
-    unit = rows[0].cost_unit if rows else "FLOPs"
-    lines = [[*names, f"{unit} saved", "saved at L", "steps", "kept"], ["---"] * 3 + ["---:"] * 8]
-    for row in rows:
-        difference = interval(row.difference, row.difference_lower, row.difference_upper, row.scale, sign=True)
-        lines.append([
-            row.task + ("\\*" if row.is_small else ""), row.metric, stratum_label(row),
-            number(row.quality_small, row.scale), number(row.quality_large, row.scale),
-            interval(row.audc, row.audc_lower, row.audc_upper, row.scale),
-            f"**{difference}**" if row.differs else difference,
-            saved_vs_baseline(row, precise=True), saved_at_large(row),
-            steps(row.num_steps), percent(row.kept_share),
-        ])  # fmt: skip
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def notes(rows: list[ResultRow]) -> list[str]:
     """What a reader of the table has to know."""
     unit = rows[0].cost_unit if rows else "FLOPs"

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from catsweep.report.tables import (
     as_json,
-    as_markdown,
     excludes_zero,
     notes,
     render_table,
@@ -18,6 +17,7 @@ from catsweep.report.tables import (
     saved_at_large,
     saved_vs_baseline,
     shortfalls,
+    stratum_label,
 )
 from catsweep.spec.base import Json
 
@@ -76,7 +76,7 @@ def test_a_stratum_with_too_few_confirmed_runs_says_how_many() -> None:
     ]  # fmt: skip
     assert "no trial finished" in lines[2]
     rows = results_table([result], SUMMARY)
-    assert "| xent (2 of 3 seeds) |" in as_markdown(rows)
+    assert stratum_label(rows[0]) == "xent (2 of 3 seeds)"
     console = Console(file=io.StringIO(), width=80)
     console.print(render_table(rows))
     assert "2 of 3" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ def test_a_saving_stands_beside_the_quality_that_came_with_it() -> None:
     assert either.quality_vs_baseline == pytest.approx((0.88 + 0.86) / 2 - (0.84 + 0.86) / 2)
     assert either.quality_vs_large == pytest.approx((0.8 + 0.78) / 2 - 0.9)
     assert xent.quality_vs_baseline is None
-    assert "+40% (+0.020)" in as_markdown([either])
+    assert saved_vs_baseline(either, precise=True) == "+40% (+0.020)"
 
 
 def with_saving(saving: Json, *, quality_small: float = 0.55, at_80: Json | None = None) -> Json:
@@ -116,7 +116,7 @@ def test_a_saving_stands_with_its_interval_in_every_table() -> None:
     row = results_table([result], SUMMARY)[1]
     assert (row.flops_saved_lower, row.flops_saved_upper) == (0.3, 0.5)
     assert saved_vs_baseline(row) == "+40% ±10%"
-    assert "+40% [+30%,\u00a0+50%] (+0.050)" in as_markdown([row])
+    assert saved_vs_baseline(row, precise=True) == "+40% [+30%,\u00a0+50%] (+0.050)"
     assert saved_at_large(row) == "+70% (+0.000)"
 
 
@@ -135,13 +135,11 @@ def test_a_loss_that_says_nothing_is_a_dash_and_stays_in_the_json(change: Json, 
     row = results_table([result], SUMMARY)[1]
     assert saved_vs_baseline(row) == shown
     assert as_json([row])[0]["flops_saved_vs_baseline"] is not None
-    text = as_markdown([row])
-    assert ("| – |" in text) == (shown == "–")
+    assert (saved_vs_baseline(row, precise=True) == "–") == (shown == "–")
 
 
 def test_the_unit_of_the_first_cost_model_stands_above_what_is_saved() -> None:
     rows = results_table([make_result() | {"costs": [{"kind": "price", "unit": "dollars"}]}], SUMMARY)
-    assert "| dollars saved |" in as_markdown(rows)
     assert str(render_table(rows).columns[5].header) == "dollars\nsaved"
 
 
@@ -197,13 +195,6 @@ def test_the_table_fits_a_terminal_with_every_name_and_number_whole(width: int) 
         "12k",
     ]
     assert "b/small*" in text
-
-
-def test_markdown_has_a_line_a_row_and_bold_differences() -> None:
-    lines = as_markdown(results_table([make_result()], SUMMARY)).splitlines()
-    assert len(lines) == 4
-    assert len({line.count("|") for line in lines}) == 1
-    assert "**+0.050 [+0.030,\u00a0+0.070]**" in lines[3]
 
 
 def test_json_rows_are_plain_data_with_the_names_of_the_row() -> None:
