@@ -247,7 +247,7 @@ def _client_data(site: ClientSite, spec: TrialSpec) -> TrainingData:
         with held(site.signal):
             large = LargeModel(spec.large, tokenizer, architecture, current_workers())
             distribution = spec.distribution if _distils(spec) else None
-            large.sign(tokens, distribution, site.signal, site.large_model, spec.evaluation_batch_size)
+            large.make_signal(tokens, distribution, site.signal, site.large_model, spec.evaluation_batch_size)
     return TrainingData(
         tokens,
         load_signal(site.signal, distribution=_distils(spec)),
