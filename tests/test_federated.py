@@ -56,7 +56,8 @@ def reverse(make_sweep: Callable[..., Sweep], tmp_path_factory: pytest.TempPathF
 def trial(
     sweep: Sweep, loss: dict[str, Any] | None = None, evaluate_at: Sequence[int] = (STEPS,), **federated: Any
 ) -> TrialSpec:
-    training = {**sweep.spec.training.to_json(), "loss": loss or LOSSES[1], "federated": federated or None}
+    clients = {"partition": {"kind": "iid"}, **federated} if federated else None
+    training = {**sweep.spec.training.to_json(), "loss": loss or LOSSES[1], "federated": clients}
     spec = build_trial(sweep.spec, sweep.tasks[0], "any", 0, training, {})
     return spec.model_copy(update={"evaluate_at": list(evaluate_at)})
 

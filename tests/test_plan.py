@@ -71,7 +71,7 @@ def test_each_client_trains_for_all_steps_and_is_planned_so(make_sweep: Callable
         search = {"num_samples": 1, "confirm_seeds": 1, "space": {"federated": federated}}
         return make_plan(make_sweep(search=search), root=tmp_path).tasks[0]
 
-    clients = {"clients": 3, "rounds": 2, "local_steps": 6}
+    clients = {"clients": 3, "rounds": 2, "local_steps": 6, "partition": {"kind": "iid"}}
     alone, three, mixed = (plan(value) for value in (None, clients, {"space": "choice", "options": [None, clients]}))
     per_run = (three.flops_search - alone.flops_search) / 2  # two more models a run
     assert three.flops_confirm - alone.flops_confirm == pytest.approx(2 * per_run)

@@ -43,4 +43,5 @@ class FederatedSpec(Spec):
     clients: int = Field(description="Clients; every one takes part in every round", ge=1, le=1024)
     rounds: int = Field(description="Times that the clients' weights are averaged", ge=1)
     local_steps: int = Field(description="Optimiser steps of each client in a round", ge=1)
-    partition: PartitionSpec = Field(IidPartition(), description="Which training examples lie on which client")
+    # No default: an option of a space that left it out would lack the path that tells strata apart.
+    partition: PartitionSpec = Field(description="Which training examples lie on which client")

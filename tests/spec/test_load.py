@@ -166,15 +166,16 @@ def test_a_typo_in_stratify_is_an_error(tmp_path: Path) -> None:
     assert problem.endswith("Did you mean 'loss.kind'?")
 
 
-FEDERATED = "training: {steps: 100, federated: {clients: 2, rounds: 10, local_steps: 10}}"
+FEDERATED = "training: {steps: 100, federated: {clients: 2, rounds: 10, local_steps: 10, partition: {kind: iid}}}"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("rounds: 10", "rounds: 9", "F:5: training.federated: found rounds 9 * local_steps 10 = 90; expected as many as training.steps, 100"),
-        ("local_steps: 10}", "local_steps: 10, partition: {kind: iidd}}", "F:5: training.federated.partition.kind: found kind 'iidd'; expected kind: one of iid, by_group, dirichlet. Did you mean 'iid'?"),
-        ("local_steps: 10}", "local_steps: 10, partition: {kind: dirichlet}}", "F:5: training.federated.partition.alpha: found nothing; expected a value (Concentration"),
+        ("kind: iid}", "kind: iidd}", "F:5: training.federated.partition.kind: found kind 'iidd'; expected kind: one of iid, by_group, dirichlet. Did you mean 'iid'?"),
+        (", partition: {kind: iid}", "", "F:5: training.federated.partition: found nothing; expected a value (Which training examples"),
+        ("kind: iid}", "kind: dirichlet}", "F:5: training.federated.partition.alpha: found nothing; expected a value (Concentration"),
         ("search:\n", "search:\n  scheduler: {type: asha, grace_period: 15}\n", "F:5: training.federated.local_steps: found evaluations after steps 15, 45, 100 with local_steps 10; expected every evaluation behind a whole round. Choose search.scheduler.grace_period"),
         ("tasks: [emoji/en-fr]", "tasks: [{mixture: both, tasks: [emoji/en-fr, emoji/en-de]}]", "F:5: training.federated: found clients with a mixture; expected tasks alone"),
         ("large: {pretrained: some/model}", "large: {pretrained: some/model, finetune: {steps: 5, learning_rate: 1e-3, cross_fit: 2}}", "F:5: training.federated: found clients with large.finetune.cross_fit or unseen_signal; expected holdout"),
@@ -191,7 +192,7 @@ def test_what_does_not_go_with_clients_is_reported_with_its_line(
 
 
 def test_federated_options_of_a_space_are_checked_where_they_stand(tmp_path: Path) -> None:
-    options = "    federated:\n      space: choice\n      options:\n        - null\n        - {clients: 2, rounds: 5, local_steps: 20}\n"
+    options = "    federated:\n      space: choice\n      options:\n        - null\n        - {clients: 2, rounds: 5, local_steps: 20, partition: {kind: iid}}\n"
     good = GOOD.replace("  space:\n", f"  space:\n{options}")
     assert load_sweep(write(tmp_path, good)).spec.training.federated is None
     (problem,) = problems(write(tmp_path, good.replace("rounds: 5", "rounds: 4")))

@@ -22,7 +22,7 @@ from catsweep.sweep.cluster import Cluster
 def test_clients_as_tasks_return_what_they_return_in_turn(
     make_sweep: Callable[..., Sweep], tmp_path: Path, cluster: Cluster
 ) -> None:
-    federated = {"clients": 3, "rounds": 2, "local_steps": 2}
+    federated = {"clients": 3, "rounds": 2, "local_steps": 2, "partition": {"kind": "iid"}}
     sweep = make_sweep(training={"steps": 4, "batch_size": 8, "learning_rate": 1e-2, "federated": federated})
     prepare_task(sweep.tasks[0], sweep.spec, root=tmp_path)
     spec = build_trial(sweep.spec, sweep.tasks[0], "any", 0, sweep.spec.training.to_json(), {})
