@@ -26,7 +26,8 @@ class CatsweepError(Exception):
 class Problem:
     """One thing that is wrong in a YAML file or an override.
 
-    where: "FILE:LINE", or "override key=value" for the command line. path: the dotted path inside the document.
+    where: "FILE:LINE", or "override key=value" for the command line. path: the dotted path inside the document,
+    empty where `where` says all.
     """
 
     where: str
@@ -36,7 +37,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.path}: found {self.found}; expected {self.expected}"
+        place = f"{self.where}: {self.path}" if self.path else self.where
+        text = f"{place}: found {self.found}; expected {self.expected}"
         return f"{text}. {self.hint}" if self.hint else text
 
 

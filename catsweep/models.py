@@ -79,7 +79,15 @@ def load_config(spec: AnyModel, tokenizer: PreTrainedTokenizerBase | None = None
         fields |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
         if default.is_encoder_decoder:
             fields["decoder_start_token_id"] = tokenizer.pad_token_id
-    return AutoConfig.for_model(str(model_type), **fields)
+    try:
+        return AutoConfig.for_model(str(model_type), **fields)
+    except Exception as error:  # transformers checks fields in classes of many kinds, each with its own exceptions
+        reason = str(error.__cause__ or error).strip().removesuffix(".") or type(error).__name__
+        shown = ", ".join(f"{name}: {value}" for name, value in spec.config.items())[:300]
+        raise ModelError(
+            f"config: found {{{shown}}}, which transformers refuses ({reason}); expected fields of {model_type} that fit "
+            "together"
+        ) from None
 
 
 def architecture_of(config: Any) -> Architecture:

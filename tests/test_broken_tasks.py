@@ -105,8 +105,8 @@ CASES: dict[str, Case] = {
     "step that leaves nothing": Case(HUB + "process: [{kind: keep_rows, column: a, values: [x]}]\n", "task bad, split train: process step 0 (keep_rows): found no row that it keeps, of 250; expected at least one. Check its column and values"),
     "value without a word": Case(HUB + "process: [{kind: map_values, column: a, values: {'0': zero}}]\n", "task bad, split train: process step 0 (map_values): row 1: found '1' in column 'a'; expected one of 0"),
     # templates
-    "broken template": case(HUB, "{{q}}", "{{q", "D/bad.yaml:5: doc_to_text: found broken Jinja2 (unexpected end of template, expected 'end of print statement'., line 1); expected a Jinja2 template"),
-    "unknown filter": case(HUB, "{{q}}", "{{q|uper}}", "D/bad.yaml:5: doc_to_text: found broken Jinja2 (no filter named 'uper'; Did you mean 'upper'?, line 1); expected a Jinja2 template"),
+    "broken template": case(HUB, "{{q}}", "{{q", "D/bad.yaml:5: doc_to_text: found broken Jinja2 '{{q' (unexpected end of template, expected 'end of print statement'); expected a Jinja2 template"),
+    "unknown filter": case(HUB, "{{q}}", "{{q|uper}}", "D/bad.yaml:5: doc_to_text: found broken Jinja2 '{{q|uper}}' (no filter named 'uper'; Did you mean 'upper'?); expected a Jinja2 template"),
     "no template": case(HUB, '"{{q}}"', "[]", "D/bad.yaml:5: doc_to_text: found []; expected a valid combination. `doc_to_text` is an empty list; write at least one template"),
     "more templates than there are": Case(HUB + "num_templates: 2\n", "D/bad.yaml:9: num_templates: found 2; expected a valid combination. num_templates is 2, but `doc_to_text` has 1 templates"),
     "wrong column": case(HUB, "{{q}}", "{{qq}}", "task bad, row train:0: doc_to_text '{{qq}}': found no column 'qq'; expected one of a, l, q, s. Did you mean 'q'?"),

@@ -261,3 +261,10 @@ def test_an_encoder_decoders_shape_tells_its_parts_apart() -> None:
     assert shape.decoder_parameters == 2 * (attention + 2 * 32 * 32 + feed_forward + 3 * 32) + 32
     assert (shape.num_encoder_layers, shape.num_decoder_layers) == (2, 2)
     assert shape.encoder_attention_width == shape.decoder_attention_width == 32
+
+
+def test_a_config_whose_fields_do_not_fit_together_is_an_error_with_the_reason() -> None:
+    spec = ScratchModel(config={"model_type": "llama", "hidden_size": 48, "num_attention_heads": 5})
+    reason = "hidden size .48. is not a multiple of the number of attention heads .5."
+    with pytest.raises(ModelError, match=f"num_attention_heads: 5.*{reason}"):
+        load_config(spec)

@@ -1,5 +1,5 @@
 """`catsweep validate`, `plan` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that
-`validate` and `ls` answer at once."""
+`ls`, and `validate` where the YAML is wrong, answer at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from catsweep.cli.console import errors, output
+from catsweep.cli.console import errors, output, plural, print_table
 from catsweep.errors import CatsweepError, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_search
-from catsweep.spec.load import load_sweep, load_task, named_tasks, task_files
+from catsweep.spec.load import Sweep, load_sweep, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
-from catsweep.spec.model import FinetuneSpec
+from catsweep.spec.model import FinetuneSpec, ScratchModel
 from catsweep.tasks.examples import preview
 from catsweep.tasks.stats import task_stats
 
@@ -32,7 +32,7 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
         for problem in error.problems:
             errors.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
-    code = 0
+    code = 2 if _print_config_problems(sweep) else 0
     mixtures = [unit for unit in sweep.tasks if isinstance(unit, MixtureSpec)]
     for task in {task.task: task for unit in sweep.tasks for task in members(unit)}.values():
         try:
@@ -55,10 +55,37 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
         text = f"mixture {mixture.task} of {', '.join(task.task for task in mixture.members)}"
         output.print(text, markup=False, highlight=False, soft_wrap=True)
     if code == 0:
-        mixed = f", {len(mixtures)} mixtures" if mixtures else ""
-        num_tasks = len(sweep.tasks) - len(mixtures)
-        output.print(f"{file}: ok, {num_tasks} tasks{mixed}", markup=False, highlight=False)
+        output.print(f"{file}: ok, {_count_of_units(sweep)}", markup=False, highlight=False, soft_wrap=True)
     return code
+
+
+def _print_config_problems(sweep: Sweep) -> bool:
+    """Print what transformers refuses in the configs of models from scratch. Returns whether there is anything."""
+    scratch = {name: spec for name in ("small", "large") if isinstance(spec := getattr(sweep.spec, name), ScratchModel)}
+    if not scratch:
+        return False
+    from catsweep.models import load_config
+
+    found = False
+    for name, spec in scratch.items():
+        try:
+            load_config(spec)
+        except CatsweepError as error:
+            text = f"{sweep.document.where((name, 'config'))}: {name}.{error}"
+            errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            found = True
+    return found
+
+
+def _count_of_units(sweep: Sweep) -> str:
+    """`2 tasks, 1 mixture of 5 tasks`."""
+    mixtures = [unit for unit in sweep.tasks if isinstance(unit, MixtureSpec)]
+    num_tasks = len(sweep.tasks) - len(mixtures)
+    parts = [plural(num_tasks, "task")] if num_tasks or not mixtures else []
+    if mixtures:
+        num_members = len({task.task for mixture in mixtures for task in mixture.members})
+        parts.append(f"{plural(len(mixtures), 'mixture')} of {plural(num_members, 'task')}")
+    return ", ".join(parts)
 
 
 def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json: bool) -> int:
@@ -169,10 +196,7 @@ def ls_command(*, out: Path | None, tasks: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(json.dumps(rows))
     elif rows:
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*[", ".join(value) if isinstance(value, list) else str(value) for value in row.values()])
-        output.print(table)
+        print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     else:
         output.print(f"no sweeps below {storage_root(out)}", markup=False)
 
@@ -190,24 +214,31 @@ def stats_command(names: list[str], *, out: Path | None, as_json: bool) -> int:
     if as_json:
         output.print_json(json.dumps([stats.to_json() for stats in found]))
         return code
-    columns = ("task", "group", "train", "val", "cal", "test", "metric", "baseline", "quality", "")
-    table = Table()
-    for column in columns:
-        right = column in ("train", "val", "cal", "test", "quality")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    columns = ["task", "group", "train", "val", "cal", "test", "metric", "baseline", "quality", "size"]
+    lines = []
     for stats in found:
         rows = [str(stats.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
         quality = stats.baseline_quality
         shown = f"{quality:.3f}" if stats.scale == 1 else f"{quality:.1f}"
         small = "small" if stats.is_small else ""
-        table.add_row(stats.task, stats.group, *rows, stats.metric, stats.baseline, shown, small)
-    output.print(table)
+        lines.append([stats.task, stats.group, *rows, stats.metric, stats.baseline, shown, small])
+    if not lines:
+        return code
+    print_table(columns, lines, numbers={"train", "val", "cal", "test", "quality"})
     output.print(
-        f"{len(found)} tasks of {len({stats.group for stats in found})} kinds, {sum(stats.is_small for stats in found)} small "
+        f"{plural(len(found), 'task')} of {plural(len({stats.group for stats in found}), 'kind')}, "
+        f"{sum(stats.is_small for stats in found)} small "
         "(fewer than 500 test rows); baseline: of what needs no model the best on validation, judged on test",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return code
+
+
+def _cell(value: object) -> str:
+    """A value of `--json` as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _task_rows() -> list[dict[str, object]]:

@@ -37,7 +37,9 @@ def template_problems(task: TaskSpec, document: Document) -> list[Problem]:
             try:
                 used = used_columns(text)
             except jinja2.TemplateSyntaxError as error:
-                found = f"broken Jinja2 ({error.message}, line {error.lineno})"
+                lines = text.splitlines()
+                shown = lines[error.lineno - 1] if error.lineno <= len(lines) else text
+                found = f"broken Jinja2 {shown!r} ({(error.message or '').rstrip('.')})"
                 problems.append(document.problem(keys, found=found, expected="a Jinja2 template"))
                 continue
         problems += _unknown_columns(document, keys, used, known)

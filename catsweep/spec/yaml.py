@@ -97,6 +97,8 @@ def _way_out(text: str, mark: Any, reason: str) -> str:
     indents = [len(each) - len(each.lstrip()) for each in (line, above)]
     if "\t" in line[: indents[0]]:
         return "Indent with spaces: the line begins with a tab"
+    if re.search(r"[:\-]\s+\{[{%]", line):
+        return "Put a template that begins with a brace in quotes"
     if "',' or" in reason:
         return "Close the bracket, or put a comma between its items"
     if indents[0] != indents[1] and ("mapping values" in reason or "block end" in reason):
@@ -149,6 +151,8 @@ class _Builder:
                         )
                     merged |= self.build(part, keys)
                 continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._no_key(node, keys)
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key in result:
@@ -161,6 +165,20 @@ class _Builder:
             result[key] = self.build(value_node, (*keys, key))
         return merged | result
 
+    def _no_key(self, node: yaml.MappingNode, keys: KeyPath) -> SpecError:
+        """A map or list where a key should be: as a rule a template without quotes."""
+        where, text = f"{self.document.path}:{node.start_mark.line + 1}", _text_of(node)
+        if text.startswith("{{"):
+            found, hint = f"{text} without quotes", f'Write "{text}", in quotes'
+            return SpecError([Problem(where, dotted(keys) or "document", found, "a text", hint)])
+        return SpecError([Problem(where, dotted(keys) or "document", "a map or list as a key", "a name as a key")])
+
+
+def _text_of(node: yaml.Node) -> str:
+    """The YAML of a node as it stands in the file, of at most 80 characters."""
+    buffer = node.start_mark.buffer
+    return "" if buffer is None else buffer[node.start_mark.pointer : node.end_mark.pointer].rstrip("\0")[:80]
+
 
 def apply_override(document: Document, override: str) -> None:
     """Set `dotted.path=value` (value read as YAML) in the document. Raises SpecError."""
@@ -168,9 +186,7 @@ def apply_override(document: Document, override: str) -> None:
     keys: list[str | int] = [int(key) if key.isdigit() else key for key in path.strip().split(".")]
     source = f"override {override}"
     if not separator or not path.strip():
-        raise SpecError(
-            [Problem(source, "command line", repr(override), "KEY=VALUE, for example search.num_samples=4")]
-        )
+        raise SpecError([Problem(source, "", "no value", "KEY=VALUE, for example search.num_samples=4")])
     value = parse_yaml(text, Path(source)).data
     here = document.data
     for key in keys[:-1]:

@@ -80,12 +80,15 @@ def find_split(
             return open_remote(location, part, cache=cache, max_rows=max_rows)
         except DataError as error:
             tried.append(str(error))
-    root = "no data root (neither `data_root` nor CATSWEEP_DATA is set)"
+    places = (
+        f"neither as a folder {source.dataset_path} nor on the hub (no data root: set `data_root` or CATSWEEP_DATA)"
+    )
     if data_root is not None:
         root = str(data_root) if data_root.is_dir() else f"{data_root} (there is no such folder)"
+        places = f"neither in {root}, nor as a folder {source.dataset_path}, nor on the hub"
     raise DataError(
-        f"hub dataset {shown(source)}, split {part.split!r}: found it neither in {root}, nor as a folder "
-        f"{source.dataset_path}, nor on the hub: {'; '.join(tried)}. Check the name; where there is no network, run "
+        f"hub dataset {shown(source)}, split {part.split!r}: found it {places}: "
+        f"{'; '.join(tried)}. Check the name; where there is no network, run "
         "`catsweep fetch TASKS --to DIR` on a machine that has one, and give that DIR as `data_root` or CATSWEEP_DATA"
     )
 

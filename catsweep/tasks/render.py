@@ -215,7 +215,7 @@ def _text(field: str, template: str, row: Row, place: Place) -> str:
     try:
         text = _compiled(template).render(row)
     except jinja2.TemplateSyntaxError as error:
-        found = f"broken Jinja2 ({error.message}, line {error.lineno})"
+        found = f"broken Jinja2 ({(error.message or '').rstrip('.')})"
         raise place.error(shown, found=found, expected="a Jinja2 template") from None
     except _NullValue:
         used = sorted(name for name in _used(template) if row.get(name, "") is None)

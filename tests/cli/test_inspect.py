@@ -1,13 +1,16 @@
-"""`catsweep ls --stats`."""
+"""`catsweep ls` and `validate`: tables, counts, configs of models."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from catsweep.cli import console, inspect
 from catsweep.cli.main import app
 
 RUNNER = CliRunner()
@@ -48,3 +51,46 @@ def test_names_belong_to_stats_and_unknown_ones_are_refused(root: Path) -> None:
     assert result.exit_code != 0
     assert "command line: tasks.0: found 'codes/langage'" in str(result.exception)
     assert "Did you mean 'codes/language'?" in str(result.exception)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_cuts_nothing_in_a_pipe_or_on_a_narrow_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    shown = Console(file=stream, width=30, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr(console, "output", shown)
+    rows = [["a/very-long-name-of-a-task-without-end", "123456", "7"], ["b", "8", "9"]]
+    console.print_table(["task", "train", "test"], rows, numbers={"train", "test"})
+    text = stream.getvalue()
+    assert "…" not in text
+    assert "123456" in text
+    pieces = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert rows[0][0] in ("".join(pieces) if terminal else text)
+    if not terminal:
+        assert len(text.splitlines()) == 3
+
+
+def test_numbers_of_things_are_written_as_people_write_them() -> None:
+    assert [console.plural(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
+
+
+def test_ls_says_yes_or_no_where_json_has_true_or_false(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"sweep": "demo", "tasks": 2, "report": True}
+    monkeypatch.setattr(inspect, "_sweep_rows", lambda root: [row])
+    assert RUNNER.invoke(app, ["ls", "--out", str(tmp_path)]).output.split()[-3:] == ["demo", "2", "yes"]
+    assert json.loads(RUNNER.invoke(app, ["ls", "--out", str(tmp_path), "--json"]).output) == [row]
+
+
+def test_validate_names_the_line_of_a_model_config_that_transformers_refuses(tmp_path: Path) -> None:
+    assert RUNNER.invoke(app, ["init", "demo", "--folder", str(tmp_path)]).exit_code == 0
+    file, out = tmp_path / "demo.yaml", str(tmp_path / "root")
+    wrong = ["small.config.hidden_size=48", "small.config.num_attention_heads=5"]
+    result = RUNNER.invoke(app, ["validate", str(file), *wrong, "--out", out])
+    assert result.exit_code == 2
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if text.startswith("small:"))
+    found = [text for text in result.output.splitlines() if "small.config: found" in text]
+    assert len(found) == 1
+    assert "demo.yaml:" in found[0]
+    assert int(found[0].split("demo.yaml:")[1].split(":")[0]) in (line, line + 1)
+    assert "The hidden size (48) is not a multiple of the number of attention heads (5)" in found[0]

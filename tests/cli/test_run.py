@@ -58,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subp
     """What `catsweep init` writes, validated and run with tiny settings: folder, root, and what was printed."""
     folder = tmp_path_factory.mktemp("project")
     catsweep("init", "demo", cwd=folder)
-    assert "demo.yaml: ok, 1 tasks" in catsweep("validate", "demo.yaml", "--out", "root", cwd=folder).stdout
+    assert "demo.yaml: ok, 1 task" in catsweep("validate", "demo.yaml", "--out", "root", cwd=folder).stdout
     return folder, folder / "root", catsweep("run", "demo.yaml", *TINY, "--out", "root", cwd=folder)
 
 

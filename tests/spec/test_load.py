@@ -8,7 +8,7 @@ import pytest
 
 from catsweep.errors import SpecError
 from catsweep.spec.load import load_sweep, load_task, search_spaces_folder, task_files
-from catsweep.spec.yaml import parse_yaml
+from catsweep.spec.yaml import apply_override, parse_yaml
 
 GOOD = """\
 name: good
@@ -211,3 +211,24 @@ def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
     assert [task.task for task in by_pattern.tasks] == ["emoji/en-de", "emoji/en-fr"]
     by_tag = load_sweep(write(tmp_path, GOOD.replace("emoji/en-fr", "quickstart")))
     assert len(by_tag.tasks) == 5
+
+
+@pytest.mark.parametrize("text", ["doc_to_target: {{swapped}}", "a: 1\ndoc_to_target: [{{swapped}}]"])
+def test_braces_without_quotes_are_shown_with_the_quotes_that_they_need(text: str) -> None:
+    with pytest.raises(
+        SpecError, match=r'found {{swapped}} without quotes; expected a text. Write "{{swapped}}", in quotes'
+    ):
+        parse_yaml(text, Path("bad.yaml"))
+
+
+def test_braces_that_begin_a_longer_text_ask_for_quotes() -> None:
+    with pytest.raises(SpecError, match="Put a template that begins with a brace in quotes"):
+        parse_yaml("doc_to_text: {{name}} flows into\n", Path("bad.yaml"))
+
+
+def test_an_override_without_a_value_names_its_place_once() -> None:
+    with pytest.raises(SpecError) as raised:
+        apply_override(parse_yaml("a: 1", Path("x.yaml")), "training.steps")
+    assert str(raised.value) == (
+        "override training.steps: found no value; expected KEY=VALUE, for example search.num_samples=4"
+    )

@@ -160,7 +160,7 @@ def test_what_cannot_be_had_or_is_not_as_expected_is_reported_and_the_rest_is_fe
     gone = hub(make_task, dataset_path="no/where", test_split=None).model_copy(update={"task": "gone"})
     problems = fetch([wrong, gone], tmp_path / "to", data_root=root, max_rows=None, tell=lambda line: None)
     assert problems[0].startswith(f"task wrong: dataset a/b in {root}/a/b, split 'train': found 300 rows; expected 7")
-    assert problems[1].startswith("task gone: hub dataset no/where, split 'train': found it neither in")
+    assert problems[1].startswith("task gone: hub dataset no/where, split 'train': found it neither ")
     assert sorted(read_manifest(tmp_path / "to")) == ["a/b/test-00000-of-00001.parquet"]
     options: dict[str, Any] = {"data_root": root, "max_rows": None, "tell": lambda line: None}
     assert fetch([wrong], tmp_path / "to", **options, verify="schema") == []

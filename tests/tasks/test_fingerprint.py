@@ -52,7 +52,7 @@ def test_a_pinned_commit_needs_no_hub_and_anything_else_does(make_task: Any, mon
         make_task(source={"kind": "hub", "dataset_path": "no/where", "revision": digit * 40}) for digit in "ab"
     )
     assert source_fingerprint(pinned) != source_fingerprint(other)
-    with pytest.raises(DataError, match="task toy: hub dataset no/where, split 'train': found it neither in"):
+    with pytest.raises(DataError, match="task toy: hub dataset no/where, split 'train': found it neither "):
         source_fingerprint(make_task(source={"kind": "hub", "dataset_path": "no/where"}))
 
 

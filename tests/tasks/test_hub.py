@@ -161,7 +161,7 @@ def test_a_dataset_that_nobody_has_says_what_was_tried_and_how_to_get_it(dataset
         "(OfflineModeIsEnabled). Check the name; where there is no network, run `catsweep fetch TASKS --to DIR` on a "
         "machine that has one, and give that DIR as `data_root` or CATSWEEP_DATA"
     )
-    with pytest.raises(DataError, match="neither in no data root"):
+    with pytest.raises(DataError, match=r"neither as a folder nobody/nothing nor on the hub .no data root"):
         read_hub(source, "test")
 
 

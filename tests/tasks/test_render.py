@@ -106,7 +106,7 @@ COLUMNS = "answer, answers, blank, no, options, question"
         (
             {"doc_to_text": "{{question"},
             "task toy, row train:17: doc_to_text '{{question': found broken Jinja2 (unexpected end of template, "
-            "expected 'end of print statement'., line 1); expected a Jinja2 template",
+            "expected 'end of print statement'); expected a Jinja2 template",
         ),
         (
             {"doc_to_text": "{{no / 0}}"},
