@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from catsweep.data import TaskData
+from catsweep.large import LargeModel
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.partition import partition
-from catsweep.prepare import LargeModel, Prepared
+from catsweep.prepare import Prepared
 from catsweep.records import append_step, building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.federated import FederatedSpec

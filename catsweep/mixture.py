@@ -17,17 +17,10 @@ from catsweep.cascade.metrics import metric_of
 from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds, hide_leaks
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, refuse_empty, tokenizer_of_pair
+from catsweep.large import EVALUATION_SPLITS, LargeModel
 from catsweep.mixing import leaking
 from catsweep.models import Architecture, model_key
-from catsweep.prepare import (
-    EVALUATION_SPLITS,
-    LargeModel,
-    cross_fit_signals,
-    prepare_task,
-    prepared_path,
-    refuse_other_data,
-    write_data,
-)
+from catsweep.prepare import cross_fit_signals, prepare_task, prepared_path, refuse_other_data, write_data
 from catsweep.records import write_json
 from catsweep.spec.base import Json, digest
 from catsweep.spec.mixture import MixtureSpec, result_name, sampling_rates

@@ -15,9 +15,9 @@ from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_ste
 from catsweep.cascade.ragged import Ragged
 from catsweep.errors import CatsweepError
 from catsweep.inputs import Inputs, read_inputs, shared_texts
+from catsweep.large import EVALUATION_SPLITS
 from catsweep.mixture import read_mixture
 from catsweep.models import load_config, model_shape
-from catsweep.prepare import EVALUATION_SPLITS
 from catsweep.records import is_complete, read_records
 from catsweep.space import check_search, rungs, strata, training_tree
 from catsweep.spec.dimensions import examples

@@ -11,68 +11,36 @@ Each lies in a content-addressed folder of <root>/cache; <root>/<sweep>/prepared
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-import torch.distributed as dist
-from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from catsweep.cascade.latency import BatchSeconds, fit_latency
-from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.crossfit import Folded, cross_fit
-from catsweep.data import TaskData, TokenSplit, write_task_data
+from catsweep.data import TaskData, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
-from catsweep.evaluate import evaluate
-from catsweep.folds import IntArray
-from catsweep.inputs import Inputs, chain_inputs, read_inputs, shared_texts
+from catsweep.inputs import Inputs, chain_inputs, read_inputs
+from catsweep.large import EVALUATION_SPLITS, LargeModel
 from catsweep.models import (
-    Architecture,
-    TargetLogits,
-    build_model,
     load_config,
     model_key,
-    model_shape,
     position_limit,
 )
 from catsweep.partition import partition
-from catsweep.records import building, held, is_complete, read_json, read_rows, write_json, write_rows
+from catsweep.records import read_json, read_rows, write_json
 from catsweep.space import federated_options
 from catsweep.spec.mixture import MixtureSpec
-from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
-from catsweep.spec.sweep import DistributionSpec, SweepSpec
+from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.spec.training import TrainingSpec, XentLoss
-from catsweep.tasks.fingerprint import source_fingerprint, unit_fingerprint
-from catsweep.teacher import (
-    HELD_OUT,
-    SignalArrays,
-    near_chance,
-    optimism,
-    signal_summary,
-    target_places,
-    teacher_pass,
-)
+from catsweep.tasks.fingerprint import unit_fingerprint
 from catsweep.train import (
-    MixedData,
-    TrainingData,
     Workers,
     barrier,
     current_workers,
-    device_name,
-    first_rank_says,
-    peak_memory_bytes,
-    train,
 )
-
-EVALUATION_SPLITS = ("validation", "calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -217,36 +185,6 @@ def cross_fit_signals(
     )
 
 
-def task_metrics(task: TaskSpec) -> dict[str, Metric]:
-    """The metrics of a task by name; the first is the one that is searched."""
-    return {item.metric: metric_of(item) for item in task.metric_list}
-
-
-def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) -> pa.Table:
-    """Every rank's rows put together in the order of their indices, on all ranks."""
-    if workers.size == 1:
-        return rows
-    parts: list[Any] = [None] * workers.size
-    dist.all_gather_object(parts, (indices, rows))
-    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
-    return pa.concat_tables([part[1] for part in parts]).take(pa.array(order)).combine_chunks()
-
-
-def sum_shares(arrays: SignalArrays, workers: Workers, chunk_bytes: int = 1 << 26) -> None:
-    """Put the shares that the ranks have of a signal together, in place and on all ranks.
-
-    Each byte is zero on all ranks but one, so that a sum of bytes is exact for every type.
-    """
-    if workers.size == 1:
-        return
-    for array in vars(arrays).values():
-        flat = np.empty(0, np.uint8) if array is None else array.reshape(-1).view(np.uint8)
-        for start in range(0, len(flat), chunk_bytes):
-            part = torch.from_numpy(flat[start : start + chunk_bytes]).to(workers.device)
-            dist.all_reduce(part)
-            flat[start : start + chunk_bytes] = part.cpu().numpy()
-
-
 def check_sources(root: Path, spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> None:
     """Raise SweepChangedError where the data files, packages or the small model's files of a sweep with results are not
     those that its results were made from."""
@@ -278,11 +216,6 @@ def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None], mod
             )
 
 
-def is_missing(folder: Path, workers: Workers) -> bool:
-    """Whether a folder has to be made, as the first rank sees it: another sweep may finish it at any time."""
-    return first_rank_says(workers.rank == 0 and not is_complete(folder), workers)
-
-
 def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase) -> None:
     finetune = spec.large.finetune
     splits = dict.fromkeys(("train", *EVALUATION_SPLITS, finetune.train_split if finetune else "train"))
@@ -299,156 +232,3 @@ def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: P
                     f"task {task.task}: prompt and answer take up to {longest} tokens in split {split}, the {name} model "
                     f"has {limit} positions; lower training.max_prompt_tokens or the task's generation_kwargs.max_gen_toks"
                 )
-
-
-class LargeModel:
-    """The large model, loaded when something is missing."""
-
-    def __init__(
-        self,
-        spec: LargePretrained | LargeScratch,
-        tokenizer: PreTrainedTokenizerBase,
-        architecture: Architecture,
-        workers: Workers,
-    ) -> None:
-        self.spec = spec
-        self.tokenizer = tokenizer
-        self.architecture: Architecture = architecture
-        self.workers = workers
-        self.config = load_config(spec, tokenizer)
-        self.pad_id = int(tokenizer.pad_token_id)
-        self.start_id = getattr(self.config, "decoder_start_token_id", None)
-        self._module: TargetLogits | None = None
-
-    def module(self, folder: Path | None, data: TrainingData | MixedData) -> TargetLogits:
-        """The model itself, loaded once. folder: of its fine-tuned weights. data: something to try it on."""
-        if self._module is None:
-            seed = self.spec.finetune.seed if self.spec.finetune else 0
-            model = build_model(self.spec, self.tokenizer, seed=seed, folder=folder)
-            self._module = TargetLogits(model.to(self.workers.device))
-            few = data.batch(np.arange(min(4, len(data))))
-            self._module.choose_path(few)
-        return self._module
-
-    def training_data(self, tokens: TokenSplit, only: IntArray | None = None) -> TrainingData:
-        """A split, or its examples `only`, as the large model trains on it."""
-        return TrainingData(tokens, None, self.architecture, self.pad_id, self.start_id, only)
-
-    def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
-        """Train on the large model's part, where that has not been done; interrupted, it goes on from its checkpoint."""
-        with held(folder) if self.workers.rank == 0 else nullcontext():
-            barrier(self.workers)  # nobody looks before the first rank holds the folder
-            if is_missing(folder, self.workers):
-                self._finetune(data, finetune, folder)
-            barrier(self.workers)
-
-    def judge(
-        self, data: TaskData, task: TaskSpec, spec: SweepSpec, inputs: Inputs, weights: Path | None, *, root: Path
-    ) -> dict[str, Any]:
-        """The large model's signal and answers where they are missing; returns facts about the task."""
-        folders, batch_size = inputs.folders(root), spec.resources.evaluation_batch_size
-        seen = self.spec.finetune is not None and not self.spec.finetune.unseen_signal
-        held_out = data.tokens("validation") if seen else None
-        train = data.tokens("train")
-        self.make_signal(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
-        signal = signal_summary(folders["signal"])
-        warnings = shared_texts(task.task, inputs.examples) + data.warnings(task.task)
-        self.answer(data, task, folders["answers"], weights, batch_size)
-        return {
-            "keys": inputs.keys,
-            "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
-            "source": source_fingerprint(task, spec.data_folder),
-            "small": model_key(spec.small),
-            "architecture": inputs.architecture,
-            "large_shape": model_shape(self.config).to_dict(),
-            "signal": signal,
-            "warnings": warnings + optimism(task.task, signal) + near_chance(task.task, train, signal),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-
-    def _finetune(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
-        training = TrainingSpec(
-            steps=finetune.steps, batch_size=finetune.batch_size, learning_rate=finetune.learning_rate, loss=XentLoss()
-        )
-        work = folder.with_name(f"{folder.name}.unfinished")
-        work.mkdir(parents=True, exist_ok=True)
-        module = self.module(None, data)
-        train(
-            module,
-            data,
-            training,
-            seed=finetune.seed,
-            workers=self.workers,
-            evaluate_at=sorted({finetune.steps * part // 5 for part in range(1, 6)} - {0}),
-            on_evaluation=lambda step: None,
-            folder=work,
-        )
-        if self.workers.rank == 0:
-            with building(folder, steps=finetune.steps) as temporary:
-                module.model.save_pretrained(temporary, safe_serialization=True)
-                shutil.copy(work / "steps.jsonl", temporary / "steps.jsonl")
-            shutil.rmtree(work)
-        barrier(self.workers)
-
-    def make_signal(
-        self,
-        tokens: TokenSplit,
-        distribution: DistributionSpec | None,
-        folder: Path,
-        weights: Path | None,
-        batch_size: int,
-        *,
-        only: IntArray | None = None,
-        held_out: TokenSplit | None = None,
-    ) -> None:
-        """The pass over the small models' training targets, shared among the ranks.
-
-        only: keep the signal of these examples alone. held_out: targets on which the manifest notes how often the model
-        is right, beside those that it has seen.
-        """
-        if not is_missing(folder, self.workers):
-            return
-
-        def look(tokens: TokenSplit, distribution: DistributionSpec | None) -> SignalArrays:
-            arrays = teacher_pass(
-                self.module(weights, self.training_data(tokens)),
-                tokens,
-                architecture=self.architecture,
-                pad_id=self.pad_id,
-                start_id=self.start_id,
-                distribution=distribution,
-                vocab_size=len(self.tokenizer),
-                batch_size=batch_size,
-                seed=0,
-                device=self.workers.device,
-                share=(self.workers.rank, self.workers.size),
-                only=only,
-            )
-            sum_shares(arrays, self.workers)
-            return arrays if only is None else arrays.take(target_places(tokens, only))
-
-        arrays = look(tokens, distribution)
-        facts = {} if held_out is None else {HELD_OUT: float(np.mean(look(held_out, None).rank == 0))}
-        if self.workers.rank == 0:
-            with building(folder, distribution=distribution.to_json() if distribution else None, **facts) as temporary:
-                arrays.save(temporary)
-        barrier(self.workers)
-
-    def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
-        """The rows of validation, calibration and test, shared among the ranks."""
-        if not is_missing(folder, self.workers):
-            return
-        module = self.module(weights, self.training_data(data.tokens("train")))
-        tables, timings = [], list[BatchSeconds]()
-        for split in EVALUATION_SPLITS:
-            mine = np.arange(len(data.tokens(split)))[self.workers.rank :: self.workers.size]
-            rows = evaluate(
-                module, self.tokenizer, data, split, task, task_metrics(task), architecture=self.architecture,
-                batch_size=batch_size, indices=mine, timings=timings,
-            )  # fmt: skip
-            tables.append(gather_rows(rows, mine, self.workers))
-        if self.workers.rank == 0:
-            latency = fit_latency(timings, device=device_name(), batch_size=batch_size)
-            with building(folder, latency=latency.to_dict() if latency else None) as temporary:
-                write_rows(temporary / "rows.parquet", pa.concat_tables(tables))
-        barrier(self.workers)

@@ -28,8 +28,9 @@ from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
+from catsweep.large import EVALUATION_SPLITS, gather_rows, task_metrics
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
-from catsweep.prepare import EVALUATION_SPLITS, Prepared, gather_rows, load_prepared, task_metrics
+from catsweep.prepare import Prepared, load_prepared
 from catsweep.records import (
     SECOND_OBJECTIVE,
     StepMetrics,

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catsweep.errors import CatsweepError
-from catsweep.prepare import LargeModel, prepare_task
+from catsweep.large import LargeModel
+from catsweep.prepare import prepare_task
 from catsweep.spec.load import load_sweep
 
 HUB = """\

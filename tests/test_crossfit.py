@@ -14,10 +14,11 @@ import torch
 from catsweep.errors import DataError
 from catsweep.folds import cut_folds
 from catsweep.inputs import read_inputs
+from catsweep.large import LargeModel
 from catsweep.mixture import prepare_unit, read_mixture
 from catsweep.models import TargetLogits, build_model
 from catsweep.plan import make_plan
-from catsweep.prepare import LargeModel, Prepared, load_prepared, prepare_task
+from catsweep.prepare import Prepared, load_prepared, prepare_task
 from catsweep.space import build_trial
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
