@@ -6,7 +6,7 @@ from pathlib import Path
 
 from catsweep.cli.console import errors, output
 from catsweep.errors import SpecError
-from catsweep.spec.load import load_sweep, resolve_units
+from catsweep.spec.load import Shelf, load_sweep, resolve_units
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.yaml import Document, read_yaml
@@ -47,7 +47,7 @@ def _tasks(names: list[str]) -> list[TaskSpec]:
         if name.endswith((".yaml", ".yml")) and Path(name).is_file() and _is_sweep(Path(name)):
             units = load_sweep(Path(name)).tasks
         else:
-            units, problems = resolve_units([name], Document(Path.cwd() / "command line", {"tasks": [name]}))
+            units, problems = resolve_units([name], Shelf(Document(Path.cwd() / "command line", {"tasks": [name]})))
             if problems:
                 raise SpecError(problems)
         for unit in units:

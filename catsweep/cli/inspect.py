@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from catsweep.cli.console import errors, output, plural, print_table
-from catsweep.errors import CatsweepError, SpecError
+from catsweep.errors import CatsweepError, Problem, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_search
-from catsweep.spec.load import Sweep, load_sweep, load_task, named_tasks, task_files
+from catsweep.spec.load import Sweep, check_sweep, column_problems, load_sweep, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.model import FinetuneSpec, ScratchModel
-from catsweep.tasks.examples import preview
+from catsweep.spec.task import TaskSpec
+from catsweep.tasks.examples import first_columns, preview
 from catsweep.tasks.stats import task_stats
 
 if TYPE_CHECKING:
@@ -24,39 +26,54 @@ if TYPE_CHECKING:
 
 
 def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> int:
-    """Print every problem, or three rendered rows of each task. Returns the exit code: 2 where anything is wrong."""
+    """Print every problem, and three rendered rows of each sound task. Returns the exit code: 2 where anything is wrong."""
     try:
-        sweep = load_sweep(file, overrides)
-        check_search(sweep.spec)
+        sweep, problems = check_sweep(file, overrides)
+        if sweep is not None:
+            check_search(sweep.spec)
     except SpecError as error:
-        for problem in error.problems:
-            errors.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+        sweep, problems = None, error.problems
+    for problem in problems:
+        complain(str(problem))
+    if sweep is None:
         return 2
-    code = 2 if _print_config_problems(sweep) else 0
-    mixtures = [unit for unit in sweep.tasks if isinstance(unit, MixtureSpec)]
+    has_bad_config = _print_config_problems(sweep)
+    code = 2 if problems or has_bad_config else 0
     for task in {task.task: task for unit in sweep.tasks for task in members(unit)}.values():
-        try:
-            rows = preview(
-                task,
-                cache=storage_root(out) / "cache",
-                data_root=sweep.spec.data_folder,
-                verify=sweep.spec.data.verify,
-            )
-        except CatsweepError as error:
-            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        if not _print_rows(sweep, task, storage_root(out) / "cache"):
             code = 2
-            continue
-        output.print(f"{task.task} ({task.group})", style="bold", markup=False)
-        for row in rows:
-            shown = f"  {row.prompt + task.target_delimiter!r} -> {row.target!r}"
-            choices = f"  choices {list(row.choices)}" if row.choices else ""
-            output.print(shown + choices, markup=False, highlight=False, soft_wrap=True)
-    for mixture in mixtures:
+    for mixture in [unit for unit in sweep.tasks if isinstance(unit, MixtureSpec)]:
         text = f"mixture {mixture.task} of {', '.join(task.task for task in mixture.members)}"
         output.print(text, markup=False, highlight=False, soft_wrap=True)
     if code == 0:
         output.print(f"{file}: ok, {_count_of_units(sweep)}", markup=False, highlight=False, soft_wrap=True)
     return code
+
+
+def complain(text: str) -> None:
+    """Print what is wrong."""
+    errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_rows(sweep: Sweep, task: TaskSpec, cache: Path) -> bool:
+    """Print three rendered rows of a task, or what is wrong with it: every column that its rows do not have. Returns
+    whether all is well."""
+    reading: Any = {"cache": cache, "data_root": sweep.spec.data_folder, "verify": sweep.spec.data.verify}
+    try:
+        rows = preview(task, **reading)
+    except CatsweepError as error:
+        found: list[Problem] = []
+        with contextlib.suppress(CatsweepError):  # no row can be read: the first error says why
+            found = column_problems(sweep, task, first_columns(task, **reading))
+        for line in [str(problem) for problem in found] or [str(error)]:
+            complain(line)
+        return False
+    output.print(f"{task.task} ({task.group})", style="bold", markup=False)
+    for row in rows:
+        shown = f"  {row.prompt + task.target_delimiter!r} -> {row.target!r}"
+        choices = f"  choices {list(row.choices)}" if row.choices else ""
+        output.print(shown + choices, markup=False, highlight=False, soft_wrap=True)
+    return True
 
 
 def _print_config_problems(sweep: Sweep) -> bool:
@@ -72,7 +89,7 @@ def _print_config_problems(sweep: Sweep) -> bool:
             load_config(spec)
         except CatsweepError as error:
             text = f"{sweep.document.where((name, 'config'))}: {name}.{error}"
-            errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(text)
             found = True
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib.resources
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,8 @@ class Sweep:
     spec: SweepSpec
     tasks: tuple[TaskSpec | MixtureSpec, ...]
     document: Document
+    files: dict[str, Path] = field(default_factory=dict)
+    """The file of each task, by name."""
 
 
 def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep:
@@ -56,6 +58,15 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
     overrides: `dotted.path=value` of the command line. Raises SpecError with every problem of the sweep file and of
     the task files that it lists.
     """
+    sweep, problems = check_sweep(path, overrides)
+    if problems or sweep is None:
+        raise SpecError(problems)
+    return sweep
+
+
+def check_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> tuple[Sweep | None, list[Problem]]:
+    """The sweep with the tasks that could be read, or None where its own settings are wrong; and every problem. Raises
+    SpecError where the file is no map."""
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), found=type(document.data).__name__, expected="a map of settings")])
@@ -73,13 +84,21 @@ def load_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Sweep
     problems += objective_problems(document)
     problems += agreement_problems(document)
     problems += federated_problems(document, spec) if spec and not problems else []
+    shelf = Shelf(document)
     tasks: tuple[TaskSpec | MixtureSpec, ...] = ()
     if isinstance(document.data.get("tasks"), list):
-        tasks, task_problems = resolve_units(document.data["tasks"], document)
+        is_sound = spec is not None and not problems
+        tasks, task_problems = resolve_units(document.data["tasks"], shelf)
         problems += task_problems
-    if problems or spec is None:
-        raise SpecError(problems)
-    return Sweep(spec, tasks, document)
+        if is_sound and spec is not None:
+            return Sweep(spec, tasks, document, shelf.origin), problems
+    return None, problems
+
+
+def column_problems(sweep: Sweep, task: TaskSpec, columns: set[str]) -> list[Problem]:
+    """Every place of a task's file that names a column which its rows do not have. columns: those of a row."""
+    file = sweep.files.get(task.task)
+    return [] if file is None else template_problems(task, read_with_includes(file), columns)
 
 
 def _set_data_root(document: Document) -> None:
@@ -227,10 +246,10 @@ def task_files(folder: Path | None = None) -> dict[str, Path]:
     return found
 
 
-def resolve_units(entries: list[Any], document: Document) -> tuple[tuple[TaskSpec | MixtureSpec, ...], list[Problem]]:
+def resolve_units(entries: list[Any], shelf: Shelf) -> tuple[tuple[TaskSpec | MixtureSpec, ...], list[Problem]]:
     """The tasks and mixtures that a sweep lists, in its order and each once. Entries that are no valid ones are left
     out: the sweep's own validation reports them."""
-    shelf = _Shelf(document)
+    document = shelf.document
     units: dict[str, TaskSpec | MixtureSpec] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
@@ -279,7 +298,7 @@ def resolve_units(entries: list[Any], document: Document) -> tuple[tuple[TaskSpe
     return tuple(units.values()), problems
 
 
-class _Shelf:
+class Shelf:
     """The task files that a sweep's entries pick from, each read once."""
 
     def __init__(self, document: Document) -> None:
@@ -289,7 +308,8 @@ class _Shelf:
         self.problems: list[Problem] = []
         self._loaded: dict[Path, TaskSpec | None] = {}
         self._tags: dict[str, list[Path]] | None = None
-        self._origin: dict[str, Path] = {}
+        self.origin: dict[str, Path] = {}
+        """The file of each task that was loaded, by name."""
 
     def tasks(self, entries: list[Any], keys: list[KeyPath]) -> list[TaskSpec]:
         """The tasks of some entries, each once, in their order. What is wrong with them goes to `problems`."""
@@ -345,12 +365,12 @@ class _Shelf:
             except SpecError as error:
                 self.problems += error.problems
                 return None
-            if task.task in self._origin:
-                found = f"the task name {task.task!r} again (first in {self._origin[task.task]})"
+            if task.task in self.origin:
+                found = f"the task name {task.task!r} again (first in {self.origin[task.task]})"
                 self.problems.append(Problem(f"{file}:1", "task", found, "every task name once"))
                 return None
             self._loaded[file] = task
-            self._origin[task.task] = file
+            self.origin[task.task] = file
         return self._loaded[file]
 
     def _problem(self, keys: KeyPath, found: str, expected: str, hint: str) -> None:
@@ -361,7 +381,7 @@ def named_tasks(names: list[str], folder: Path) -> tuple[TaskSpec, ...]:
     """The tasks that someone names outside a sweep file: names, patterns, tags, files relative to a folder; all shipped
     ones where none is named. Raises SpecError."""
     document = Document(folder / "tasks", {"tasks": names}, sources={(): "command line"})
-    units, problems = resolve_units(list(names or ["*"]), document)
+    units, problems = resolve_units(list(names or ["*"]), Shelf(document))
     if problems:
         raise SpecError(problems)
     return tuple(unit for unit in units if isinstance(unit, TaskSpec))

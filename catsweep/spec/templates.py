@@ -24,12 +24,14 @@ def is_template(text: str) -> bool:
     return "{{" in text or "{%" in text
 
 
-def template_problems(task: TaskSpec, document: Document) -> list[Problem]:
+def template_problems(task: TaskSpec, document: Document, columns: set[str] | None = None) -> list[Problem]:
     """Templates that do not parse, and columns that neither `expect.columns` nor a step of `process` names.
 
-    Columns are checked for hub tasks with `expect.columns`: all that the task uses have to be among them.
+    Columns are checked for hub tasks with `expect.columns`: all that the task uses have to be among them. columns: those of
+    a real row behind all steps, where one was read; then templates are held to these, and steps are not looked at.
     """
-    known = _known_columns(task)
+    known = _known_columns(task) if columns is None else columns
+    whose = "one that `expect.columns` or a step of `process` names" if columns is None else "a column of the rows"
     problems: list[Problem] = []
     for keys, text, is_choice in _texts(task):
         used: tuple[str, ...] = () if is_choice else (text,)
@@ -42,11 +44,11 @@ def template_problems(task: TaskSpec, document: Document) -> list[Problem]:
                 found = f"broken Jinja2 {shown!r} ({(error.message or '').rstrip('.')})"
                 problems.append(document.problem(keys, found=found, expected="a Jinja2 template"))
                 continue
-        problems += _unknown_columns(document, keys, used, known)
-    for index, step in enumerate(task.process):
-        columns = [getattr(step, name, None) for name in ("column", "key", "question", "answer", "reference")]
-        given = [column for column in columns if column is not None]
-        problems += _unknown_columns(document, ("process", index), tuple(given), known)
+        problems += _unknown_columns(document, keys, used, known, whose)
+    for index, step in enumerate(task.process if columns is None else ()):
+        named = [getattr(step, name, None) for name in ("column", "key", "question", "answer", "reference")]
+        given = [column for column in named if column is not None]
+        problems += _unknown_columns(document, ("process", index), tuple(given), known, whose)
     return problems
 
 
@@ -86,14 +88,16 @@ def _known_columns(task: TaskSpec) -> set[str] | None:
     return {*task.source.expect.columns, *(name for step in task.process for name in step.adds)}
 
 
-def _unknown_columns(document: Document, keys: KeyPath, used: tuple[str, ...], known: set[str] | None) -> list[Problem]:
+def _unknown_columns(
+    document: Document, keys: KeyPath, used: tuple[str, ...], known: set[str] | None, whose: str
+) -> list[Problem]:
     if known is None:
         return []
     return [
         document.problem(
             keys,
             found=f"the column {name!r}",
-            expected=f"one that `expect.columns` or a step of `process` names: {', '.join(sorted(known))}",
+            expected=f"{whose}: {', '.join(sorted(known))}",
             hint=did_you_mean(name, known),
         )
         for name in used

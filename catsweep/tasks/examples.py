@@ -149,6 +149,11 @@ def preview(
     return [places.example(index, group) for index, group in enumerate(groups)]
 
 
+def first_columns(task: TaskSpec, *, cache: Path | None, data_root: Path | None, verify: Verify) -> set[str]:
+    """The columns of the first row of train, behind all steps. Raises DataError."""
+    return {name for row in _first_rows(task, 1, _reading(cache, data_root, verify)) for name in row}
+
+
 def _first_rows(task: TaskSpec, num_rows: int, reading: Reading) -> list[dict[str, Any]]:
     """The first processed rows of train; where the steps drop nearly all of the first ones, all are read."""
     if not task.process:

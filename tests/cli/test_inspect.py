@@ -94,3 +94,35 @@ def test_validate_names_the_line_of_a_model_config_that_transformers_refuses(tmp
     assert "demo.yaml:" in found[0]
     assert int(found[0].split("demo.yaml:")[1].split(":")[0]) in (line, line + 1)
     assert "The hidden size (48) is not a multiple of the number of attention heads (5)" in found[0]
+
+
+TASK = """\
+task: mine/NAME
+group: arithmetic
+source: {kind: files, format: csv, train: rows.csv}
+output_type: generate_until
+doc_to_text: "{{question}} {{other}}"
+doc_to_target: "{{anser}}"
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_validate_names_every_missing_column_also_beside_a_task_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\nwhat is 1,1\nwhat is 2,2\n")
+    (tmp_path / "one.yaml").write_text(TASK.replace("NAME", "one"))
+    (tmp_path / "two.yaml").write_text(TASK.replace("NAME", "two").replace("doc_to_target", "doc_to_targt"))
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "name: s\ntasks: [one.yaml, two.yaml]\nsmall: {pretrained: some/small}\nlarge: {pretrained: some/large}\n"
+        "training: {steps: 10}\n"
+    )
+    result = RUNNER.invoke(app, ["validate", str(sweep), "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    lines = result.output.splitlines()
+    assert any(line.startswith(f"{tmp_path / 'two.yaml'}:6: doc_to_targt: found unknown key") for line in lines)
+    one = f"{tmp_path / 'one.yaml'}"
+    assert [line for line in lines if line.startswith(one)] == [
+        f"{one}:5: doc_to_text: found the column 'other'; expected a column of the rows: answer, question",
+        f"{one}:6: doc_to_target: found the column 'anser'; expected a column of the rows: answer, question. "
+        "Did you mean 'answer'?",
+    ]
