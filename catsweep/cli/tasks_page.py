@@ -50,8 +50,8 @@ def tasks_page(stats: Stats) -> str:
 
 
 def read_stats(path: Path | None) -> Stats:
-    """What `catsweep ls --stats --json` wrote, by task; empty without a file."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else []
+    """What `catsweep ls --stats offline --json` wrote, by task; empty where no file is named."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
     return {row["task"]: row for row in rows}
 
 
