@@ -94,7 +94,6 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"
-    show_rules(results)
     lines = [
         *notes(rows),
         *([CHAIN_NOTE] if chains else []),

@@ -69,7 +69,9 @@ def test_a_task_that_is_not_known_or_not_there_ends_with_2(folder: Path) -> None
     assert "Did you mean 'superglue/boolq'?" in output
     code, output = invoke("fetch", "sums.yaml", "--to", "copy")
     assert code == 2
-    assert output.startswith("task mine/sums: hub dataset a/b, split 'train': found it neither as a folder a/b nor on the hub (no data root")
+    assert output.startswith(
+        "task mine/sums: hub dataset a/b, split 'train': found it neither as a folder a/b nor on the hub (no data root"
+    )
 
 
 def test_rows_can_be_limited(folder: Path) -> None:
