@@ -17,7 +17,7 @@ from catsweep.deferral import EQUAL_QUALITY
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
-PRIMARY = "cat_xent/either"
+PRIMARY, PRIMARY_RULE = "cat_xent/either", "mean"
 """The stratum of the primary endpoint, fixed before any run: macro test audc, mean rule, minus the baseline's."""
 ALPHA = 0.05
 
@@ -44,12 +44,12 @@ def compare(tasks: Sequence[Json]) -> Json:
         macro[stratum] = {
             **vars(macro_difference(kinds, values, seed=0)),
             "num_tasks": len(values),
-            "primary": stratum == PRIMARY,
+            "primary": stratum == PRIMARY and all(result["rules"][0] == PRIMARY_RULE for result, _ in found),
             "kinds": by_kind(kinds, values),
             "counts": counts([difference for _, difference in found], adjusted_p),
             "saved": savings(tasks, stratum),
         }
-    secondary = [name for name in macro if name != PRIMARY and not math.isnan(macro[name]["p_value"])]
+    secondary = [name for name in macro if not macro[name]["primary"] and not math.isnan(macro[name]["p_value"])]
     for name, p_value in zip(secondary, holm([macro[name]["p_value"] for name in secondary]).tolist(), strict=True):
         macro[name]["p_value_holm"] = p_value
     return {"macro": macro, "p_value_holm": adjusted, "mean_rank": ranks(tasks)}

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from catsweep.cascade.compare import Bootstrap
 from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
-from catsweep.cascade.curve import apgr, audc, cpt, flops_saved_at_equal_quality
+from catsweep.cascade.curve import apgr, audc, cpt
 from catsweep.cascade.latency import Latency
 from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
@@ -70,7 +70,7 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.splits import MIN_TEST_ROWS
 
-RESULTS_VERSION = 6
+RESULTS_VERSION = 7
 """Of the files below curves/; results of another one are computed again."""
 
 
@@ -406,7 +406,6 @@ def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: fl
         "auroc": None if correct is None else auroc(uncertainty, correct),
         "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
         "aiq": aiq(curve),
-        "flops_saved_at_large_quality": flops_saved_at_equal_quality(curve),
         "operating": operating_points(calibration, curve, anchor),
     }
 

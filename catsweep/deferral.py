@@ -18,7 +18,6 @@ from catsweep.cascade.curve import (
     audc,
     best_point,
     cheapest_point,
-    flops_saved_at_equal_quality,
 )
 from catsweep.cascade.lines import router_cost
 from catsweep.cascade.metrics import Metric
@@ -168,7 +167,6 @@ def cost_results(runs: list[Run], cascade: CascadeSpec, anchor: Anchor) -> Json:
                     {
                         "seed": run.record.seed,
                         "aiq": aiq(test),
-                        "saved_at_large_quality": flops_saved_at_equal_quality(test),
                         "operating": operating_points(calibration, test, anchor),
                     }
                     for run, (calibration, test) in zip(runs, pairs[rule], strict=True)

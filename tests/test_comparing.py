@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -42,12 +43,24 @@ TASKS = [
 ]
 
 
+def under_the_rule_max(result: Json) -> Json:
+    """The same numbers, as if their rule were another one."""
+    changed: Json = json.loads(json.dumps(result))
+    for metric in changed["metrics"].values():
+        for entry in metric["strata"].values():
+            entry["rules"] = {"max": entry["rules"]["mean"]}
+    return {**changed, "rules": ["max"]}
+
+
 def test_the_macro_difference_is_in_units_of_the_range_and_weighs_kinds_equally() -> None:
     found = compare(TASKS)["macro"]["cat_xent/either"]
     assert found["value"] == pytest.approx((0.06 - 0.01) / 2)
     assert found["by_kind"] == pytest.approx({"a": 0.06, "b": -0.01})
     assert found["primary"]
     assert not compare(TASKS)["macro"]["dist"]["primary"]
+    under_max = compare([under_the_rule_max(result) for result in TASKS])["macro"]
+    assert not under_max["cat_xent/either"]["primary"]
+    assert "p_value_holm" in under_max["cat_xent/either"]
 
 
 def test_holm_runs_over_the_tasks_of_a_loss_and_over_the_losses_but_the_primary() -> None:

@@ -214,18 +214,6 @@ def cost_at_quality(curve: Curve, quality: float) -> CostAtQuality:
     return CostAtQuality(float(curve.cost[-1]), False) if point is None else CostAtQuality(point.cost, True)
 
 
-def flops_saved_at_equal_quality(curve: Curve, quality: float | None = None) -> float | None:
-    """Share of L alone's cost that the cheapest operating point saves at L's quality, or at a given one.
-
-    At most 1. Negative where the cascade reaches it only at more than L's cost (deferring everything always reaches L's
-    quality). None where the given quality is not reached, or L costs nothing.
-    """
-    point = cheapest_point(curve, curve.quality_large if quality is None else quality)
-    if point is None or curve.cost_large == 0:
-        return None
-    return 1 - point.cost / curve.cost_large
-
-
 def apply_threshold(curve: Curve, threshold: float) -> OperatingPoint:
     """Realised rate, quality and cost on this curve's rows of a threshold that was picked on other rows."""
     num_deferred = int(np.searchsorted(-curve.uncertainty, -threshold, side="right"))

@@ -175,7 +175,7 @@ def confirmed_points(result: Json, trial_id: str, at: float) -> list[Point]:
 
 
 def _run_values(run: Json) -> dict[str, float | None]:
-    names = ("audc", "apgr", "quality_oracle", "aurc", "auroc", "ece", "aiq", "flops_saved_at_large_quality")
+    names = ("audc", "apgr", "quality_oracle", "aurc", "auroc", "ece", "aiq")
     values = {name: run.get(name) for name in names}  # a mixture's macro result has audc alone
     values |= {f"cpt{percent}": found for percent, found in run.get("cpt", {}).items()}
     for point, found in run["operating"].items():

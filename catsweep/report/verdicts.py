@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catsweep.comparing import PRIMARY
+from catsweep.comparing import PRIMARY, PRIMARY_RULE
 from catsweep.report.lines import MIN_MACRO_TASKS, macro_differences
 from catsweep.report.tables import ResultRow, interval
 from catsweep.spec.base import Json
@@ -29,7 +29,7 @@ def macro_verdict(summary: Json) -> list[Verdict]:
     """A sentence on the primary endpoint, and one on the others where there are any."""
     verdicts = []
     found = {item.stratum: item for item in macro_differences(summary)}
-    if PRIMARY in found:
+    if PRIMARY in found and summary["macro"][PRIMARY]["primary"]:
         item, macro = found[PRIMARY], summary["macro"][PRIMARY]
         shown = interval(item.value, item.lower, item.upper, 100, sign=True)
         basis = f"macro audc minus {BASELINE} is {shown} percent of the range, over {_tasks(macro)}"
@@ -46,12 +46,18 @@ def macro_verdict(summary: Json) -> list[Verdict]:
             )
         verdicts.append(Verdict(quality_kind(item.value, item.is_clear), text))
     else:
-        text = f"No primary endpoint: it needs {PRIMARY} beside {BASELINE} on two or more tasks with enough test rows."
+        text = (
+            f"No primary endpoint: it needs {PRIMARY} beside {BASELINE} under the deferral rule {PRIMARY_RULE}, on two or more "
+            "tasks with enough test rows."
+        )
         verdicts.append(Verdict("", text))
     better = [
         stratum
         for stratum, item in found.items()
-        if stratum != PRIMARY and item.value > 0 and item.is_clear and summary["macro"][stratum]["p_value_holm"] < 0.05
+        if not summary["macro"][stratum]["primary"]
+        and item.value > 0
+        and item.is_clear
+        and summary["macro"][stratum]["p_value_holm"] < 0.05
     ]
     if better:
         verdicts.append(

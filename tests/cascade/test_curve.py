@@ -11,7 +11,6 @@ from catsweep.cascade.curve import (
     cheapest_point,
     cost_at_quality,
     cpt,
-    flops_saved_at_equal_quality,
     quality_at_cost,
 )
 from catsweep.errors import DataError
@@ -45,9 +44,6 @@ def test_four_rows_give_the_numbers_worked_out_by_hand() -> None:
     assert quality_at_cost(curve, 0.05) is None
     assert cost_at_quality(curve, 0.8) == (6.0, True)
     assert cost_at_quality(curve, 1.1) == (11.0, False)
-    assert flops_saved_at_equal_quality(curve) == pytest.approx(1 - 3.5 / 10)
-    assert flops_saved_at_equal_quality(curve, 1.0) == pytest.approx(1 - 6 / 10)
-    assert flops_saved_at_equal_quality(curve, 1.1) is None
 
 
 def test_the_cheapest_of_several_best_points_is_taken() -> None:
@@ -138,12 +134,6 @@ def test_gap_measures_are_none_where_the_large_model_is_not_better() -> None:
 
 def test_a_random_rule_closes_half_of_the_gap() -> None:
     assert apgr(random_rows(20_000).curve()) == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_cascade_that_never_pays_saves_a_negative_share() -> None:
-    assert flops_saved_at_equal_quality(of_values([0, 0], [1, 1], [2, 1]).curve()) == pytest.approx(-0.1)
-    free = of_values([0], [1], [1], small_cost=0.0)
-    assert flops_saved_at_equal_quality(free.curve(large_cost=np.zeros(1))) is None
 
 
 def test_rounding_of_fractional_values_does_not_hide_equal_quality() -> None:

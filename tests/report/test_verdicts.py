@@ -8,12 +8,13 @@ from catsweep.spec.base import Json
 from report.test_tables import SUMMARY, make_result, value
 
 
-def macro(middle: float, half: float, num_tasks: int, **fields: float) -> Json:
-    return {**value(middle, half), "num_tasks": num_tasks, "by_kind": {"a": 0, "b": 0}, "p_value": 0.01, **fields}
+def macro(middle: float, half: float, num_tasks: int, *, primary: bool = False, **fields: float) -> Json:
+    counts = {"num_tasks": num_tasks, "by_kind": {"a": 0, "b": 0}}
+    return {**value(middle, half), **counts, "p_value": 0.01, "primary": primary, **fields}
 
 
 def primary(found: Json) -> tuple[str, str]:
-    verdict = macro_verdict({"macro": {"cat_xent/either": found}})[0]
+    verdict = macro_verdict({"macro": {"cat_xent/either": {**found, "primary": True}}})[0]
     return verdict.kind, verdict.text
 
 
@@ -44,6 +45,13 @@ def test_secondary_losses_are_named_only_after_holms_correction() -> None:
     first, second = macro_verdict({"macro": found})
     assert "No primary endpoint" in first.text
     assert second.text == "Secondary, after Holm's correction better than xent: dist."
+
+
+def test_under_another_rule_than_the_mean_there_is_no_primary_endpoint() -> None:
+    (first, second) = macro_verdict({"macro": {"cat_xent/either": macro(0.02, 0.01, 9, p_value_holm=0.02)}})
+    assert "No primary endpoint" in first.text
+    assert "under the deferral rule mean" in first.text
+    assert second.text == "Secondary, after Holm's correction better than xent: cat_xent/either."
 
 
 def test_a_task_is_judged_by_the_stratum_that_is_best_on_validation() -> None:
