@@ -188,7 +188,8 @@ def test_smollm2_on_xsum(pair: tuple[Path, Path], tmp_path: Path) -> None:
     for rows in (finished.large_rows, *finished.confirmed):
         assert max(rows["num_output_tokens"].to_pylist()) <= 24
         assert max(rows["num_prompt_tokens"].to_pylist()) == 64
-    assert all(finished.large_rows["output"].to_pylist())
+    answers = finished.large_rows["output"].to_pylist()
+    assert sum(map(bool, answers)) > 0.8 * len(answers)  # it may end a text at once
     for record in finished.records:  # before it has learnt, ten layers of thirty tell far fewer tokens than the whole
         first = read_steps(tmp_path / "root" / "xsum" / record.trial_id)[0]
         assert first["train/quadrant/only_large"] > first["train/quadrant/only_small"] + 0.1
