@@ -14,37 +14,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from catsweep.data import TokenSplit
-from catsweep.folds import Folds, IntArray
+from catsweep.folds import Folds
+from catsweep.large import LargeModel
 from catsweep.records import building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.teacher import SignalArrays, read_arrays, target_places
-from catsweep.train import MixedData, TrainingData, Workers, barrier, first_rank_says
-
-
-class FoldModel(Protocol):
-    """A large model that nothing has been done with yet; see prepare.LargeModel."""
-
-    def training_data(self, tokens: TokenSplit, only: IntArray | None = None) -> TrainingData: ...
-
-    def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None: ...
-
-    def make_signal(
-        self,
-        tokens: TokenSplit,
-        distribution: DistributionSpec | None,
-        folder: Path,
-        weights: Path | None,
-        batch_size: int,
-        *,
-        only: IntArray | None = None,
-    ) -> None: ...
+from catsweep.train import MixedData, Workers, barrier, first_rank_says
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,7 @@ class Folded:
 
 def cross_fit(
     unit: Sequence[Folded],
-    make_model: Callable[[], FoldModel],
+    make_model: Callable[[], LargeModel],
     finetune: FinetuneSpec,
     *,
     large: str,

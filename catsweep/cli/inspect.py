@@ -122,7 +122,7 @@ def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json:
             f"warning: `run` will refuse: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
     for problem in plan.problems:
-        errors.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(f"error: {problem}")
     code = 2 if plan.problems else 0
     if as_json:
         output.print_json(json.dumps(plan.to_json()))
@@ -226,7 +226,7 @@ def stats_command(names: list[str], *, out: Path | None, as_json: bool) -> int:
         try:
             found.append(task_stats(task, cache=storage_root(out) / "cache"))
         except CatsweepError as error:
-            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(str(error))
             code = 2
     if as_json:
         output.print_json(json.dumps([stats.to_json() for stats in found]))

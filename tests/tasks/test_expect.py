@@ -49,6 +49,8 @@ def test_what_is_as_expected_passes() -> None:
     )
     check(columns=["score", "text"])
     check(None, num_rows={"train": 8})
+    with pytest.raises(DataError):  # 7 were counted; without a count nothing is compared
+        check(num_rows={"train": 8})
 
 
 def test_every_difference_is_shown_with_both_sides() -> None:
