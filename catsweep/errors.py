@@ -13,7 +13,10 @@ CatsweepError                what was found, what was expected, and the next mov
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CatsweepError(Exception):
@@ -86,3 +89,19 @@ class ClusterError(CatsweepError):
 
 class TrialDivergedError(CatsweepError):
     """The training loss became NaN or infinite."""
+
+
+def is_out_of_space(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that no more can be written: the disk is full, or a quota is used up.
+
+    safetensors and numpy raise errors of their own, without a number.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and (error.errno in _OUT_OF_SPACE or "requested and" in str(error)):
+            return True
+        if any(f"(os error {number})" in str(error) for number in _OUT_OF_SPACE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

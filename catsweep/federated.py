@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from catsweep.checkpoint import load_checkpoint, save_checkpoint, unique_tensors
 from catsweep.data import TaskData
 from catsweep.large import LargeModel
 from catsweep.models import TargetLogits, architecture_of, build_model
@@ -36,12 +37,9 @@ from catsweep.train import (
     current_workers,
     frozen_copy,
     judges_by_initial,
-    load_checkpoint,
     mix_seed,
     readable,
-    save_checkpoint,
     train_part,
-    unique_tensors,
     was_evaluated,
 )
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from catsweep.checkpoint import load_checkpoint, save_checkpoint
 from catsweep.data import TokenSplit, collate, collate_parts
 from catsweep.errors import TrialDivergedError
 from catsweep.losses import Loss, build_loss
@@ -390,51 +390,3 @@ def _seed_torch(seed: int) -> None:
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
-
-
-def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None, step: int) -> None:
-    """Keep weights, optimiser and step in folder/checkpoint; the older checkpoint goes once the new one is whole."""
-    target = folder / "checkpoint"
-    target.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value for name, value in unique_tensors(module.model).items()}
-    for index, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-    temporary = target / f".{step:08d}.safetensors"
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    temporary.rename(target / f"{step:08d}.safetensors")
-    for old in target.glob("[0-9]*.safetensors"):
-        if int(old.stem) < step:
-            old.unlink()
-
-
-def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None) -> int:
-    """Restore the newest checkpoint of a trial's folder; returns its step, or 0 where there is none."""
-    found = sorted((folder / "checkpoint").glob("[0-9]*.safetensors"))
-    if not found:
-        return 0
-    tensors = load_file(found[-1])
-    device = module.model.device
-    own = unique_tensors(module.model)
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, _, field_name = rest.partition(".")
-            state.setdefault(int(index), {})[field_name] = value if field_name == "step" else value.to(device)
-    if optimizer is not None:
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(found[-1].stem)
-
-
-def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers, shared ones once (tied embeddings)."""
-    seen: set[int] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            tensors[name] = value.detach()
-    return tensors
