@@ -16,6 +16,8 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
+from catsweep.redact import redact
+
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -23,6 +25,10 @@ class CatsweepError(Exception):
     """Base of every error that catsweep raises on purpose. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message, without secrets."""
+        return redact(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.where}: {self.path}" if self.path else self.where
         text = f"{place}: found {self.found}; expected {self.expected}"
-        return f"{text}. {self.hint}" if self.hint else text
+        return redact(f"{text}. {self.hint}" if self.hint else text)
 
 
 class SpecError(CatsweepError):

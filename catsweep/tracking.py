@@ -44,6 +44,7 @@ from mlflow.exceptions import MlflowException
 from catsweep.curves import result_names, results_on_storage, with_macros
 from catsweep.errors import CatsweepError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
+from catsweep.redact import redact
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import all_strata, curve_lines
 from catsweep.report.runs import (
@@ -51,7 +52,6 @@ from catsweep.report.runs import (
     RunContent,
     confirmed_points,
     curves_run,
-    redact,
     run_tags,
     sweep_note,
     sweep_params,

@@ -34,6 +34,13 @@ TrackingUri = Annotated[
     typer.Option(help="MLflow server or sqlite:/// URI; default: MLFLOW_TRACKING_URI, else <root>/mlflow.db"),
 ]
 SweepName = Annotated[str, typer.Argument(help="Name of a sweep below the root", metavar="NAME")]
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        help="A file of clusters/, or the address of a head node's dashboard; default: RAY_API_SERVER_ADDRESS, else "
+        "http://127.0.0.1:8265"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
 
 
@@ -43,6 +50,54 @@ def run(file: SweepFile, overrides: Overrides = None, out: Out = None, tracking_
     from catsweep.cli.run import run_command
 
     raise typer.Exit(run_command(file, overrides or [], out=out, tracking_uri=tracking_uri))
+
+
+@app.command()
+def submit(
+    file: SweepFile,
+    overrides: Overrides = None,
+    cluster: ClusterName = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the job's log until it ends")] = False,
+    working_dir: Annotated[Path, typer.Option(help="Folder that is sent along; FILE lies in it")] = Path("."),
+    out: Annotated[
+        str | None, typer.Option(help="Root of all results, as the cluster sees it; default: its CATSWEEP_HOME")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Run a sweep as a job of a cluster, under the sweep's name; what is on its storage is not run again."""
+    from catsweep.cli.jobs import submit_command
+
+    code = submit_command(
+        file,
+        overrides or [],
+        cluster=cluster,
+        working_dir=working_dir,
+        follow=follow,
+        out=out,
+        tracking_uri=tracking_uri,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    name: SweepName,
+    cluster: ClusterName = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the last job's log until it ends")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print what the last job has printed so far")] = False,
+) -> None:
+    """The jobs of a sweep on a cluster, the oldest first."""
+    from catsweep.cli.jobs import status_command
+
+    raise typer.Exit(status_command(name, cluster=cluster, follow=follow, log=log))
+
+
+@app.command()
+def stop(name: SweepName, cluster: ClusterName = None) -> None:
+    """End the job of a sweep. The same `submit` goes on where it was."""
+    from catsweep.cli.jobs import stop_command
+
+    raise typer.Exit(stop_command(name, cluster=cluster))
 
 
 @app.command()

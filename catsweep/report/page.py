@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 from catsweep.curves import Recomputation, results_folder, results_on_storage, with_macros
 from catsweep.records import TrialRecord, existing_sweep, read_json, read_records, write_atomic
+from catsweep.redact import redact
 from catsweep.report.chain import CHAIN_NOTE, chain_rows
 from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, cost_lines, curve_lines, forest
 from catsweep.report.rules import RULE_NOTE, cost_cells, cost_rows, latency_notes, rule_cells, rule_rows
-from catsweep.report.runs import model_label, redact
+from catsweep.report.runs import model_label
 from catsweep.report.tables import (
     MISSING,
     ResultRow,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from catsweep.curves import first_metric
 from catsweep.records import TrialRecord, read_json, read_steps
+from catsweep.redact import redact
 from catsweep.report.tables import ResultRow
 from catsweep.spec.base import Json, digest
 from catsweep.spec.sweep import SweepSpec
@@ -62,11 +63,6 @@ class RunContent:
         """A key that changes when anything but a time does: a run that carries it needs no second writing."""
         points = [[point.name, point.value, point.step] for point in self.points]
         return digest([2, self.name, self.status, self.tags, self.params, points, sorted(self.files)])
-
-
-def redact(text: str) -> str:
-    """The text without the user name and password of URIs in it."""
-    return re.sub(r"(?<=://)[^/\s@'\"]+(?=@)", "***", text)
 
 
 def metric_name(text: str) -> str:

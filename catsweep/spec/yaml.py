@@ -15,9 +15,11 @@ from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from catsweep.errors import Problem, SpecError
+from catsweep.redact import has_credentials
 from catsweep.spec.base import Mismatch, Spec
 
 KeyPath = tuple[str | int, ...]
+MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 """More nodes than this, aliases expanded, is no settings file but an attack (a "YAML bomb")."""
 
@@ -63,11 +65,16 @@ def dotted(keys: KeyPath) -> str:
 def read_yaml(path: Path) -> Document:
     """Read one YAML file. Raises SpecError: missing, not YAML, a key twice, too large."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "Check the path" if isinstance(error, OSError) else "Save it as UTF-8"
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path that no file can have
+        hint = "Save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "Check the path"
         raise SpecError([Problem(str(path), "document", _reason(error), "a readable YAML file", hint)]) from None
-    return parse_yaml(text, path)
+    if len(data) > MAX_BYTES:
+        expected = f"at most {MAX_BYTES:,} bytes of settings"
+        raise SpecError([Problem(str(path), "document", "a larger file", expected)])
+    return parse_yaml(text.replace("\r\n", "\n").replace("\r", "\n"), path)
 
 
 def parse_yaml(text: str, path: Path) -> Document:
@@ -117,6 +124,7 @@ class _Builder:
         self.document = document
         self.constructor = yaml.SafeLoader("")
         self.num_nodes = 0
+        self.merging: list[yaml.Node] = []
 
     def build(self, node: yaml.Node, keys: KeyPath) -> Any:
         self.num_nodes += 1
@@ -131,9 +139,13 @@ class _Builder:
             return [self.build(child, (*keys, index)) for index, child in enumerate(node.value)]
         try:
             value = self.constructor.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError):
-            found = f"{node.tag} {node.value!r}"
+        except Exception:  # what PyYAML raises for `!!bool maybe` or `!!timestamp x` depends on the tag
+            found = f"{node.tag} {_short(node.value)}"
             raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, "plain YAML")]) from None
+        if isinstance(node.value, str) and has_credentials(node.value):
+            found, expected = "a URI with a password", "none in a file: settings stand in records, reports and MLflow"
+            hint = "Put it into the environment of the cluster"
+            raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, expected, hint)])
         # A date, a set or bytes is text to every field of ours.
         return value if isinstance(value, str | int | float | bool) or value is None else node.value
 
@@ -149,7 +161,14 @@ class _Builder:
                         raise SpecError(
                             [Problem(where, dotted((*keys, "<<")), "no map", "a map to merge, such as *anchor")]
                         )
+                    if part in self.merging:
+                        where = f"{self.document.path}:{part.start_mark.line + 1}"
+                        raise SpecError(
+                            [Problem(where, dotted((*keys, "<<")), "a map in itself", "another map to merge")]
+                        )
+                    self.merging.append(part)
                     merged |= self.build(part, keys)
+                    self.merging.pop()
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._no_key(node, keys)

@@ -1,0 +1,37 @@
+"""Texts without the secrets in them. Whatever is written for people or onto storage passes through `redact`."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_ACCESS_KEY|API_KEY|CREDENTIALS)$", re.IGNORECASE)
+MIN_SECRET = 8
+"""Shorter values of secret variables stand in ordinary words: they are left."""
+
+
+def redact(text: str) -> str:
+    """The text without the user names and passwords of URIs, and without the values of environment variables that are
+    named as secrets: ..._TOKEN, ..._PASSWORD, ..._SECRET, ..._API_KEY and so on."""
+    for secret in secrets():
+        text = text.replace(secret, "***")
+    return _CREDENTIALS.sub("***", text)
+
+
+def has_credentials(text: str) -> bool:
+    """Whether a URI in the text names a password (a user alone, as in git@host, is no secret)."""
+    return any(":" in found or len(found) >= MIN_SECRET for found in _CREDENTIALS.findall(text))
+
+
+def secrets() -> list[str]:
+    """The values of this process's environment that nobody may read elsewhere, the longest first.
+
+    Plain lower-case words are none: a secret that is one could not be told from settings of the same name.
+    """
+    found = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= MIN_SECRET and not re.fullmatch(r"[a-z_/.-]+", value)
+    }
+    return sorted(found, key=len, reverse=True)
