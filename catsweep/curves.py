@@ -172,7 +172,7 @@ def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation
             if chain:
                 result["metrics"][metric.name]["strata"][stratum]["chain"] = chain
         points += list(all_points(runs, cascade, metric))
-    result = _defined(result)
+    result = defined(result)
     write_json(folder / f"{task_name}.json", result)
     if points:
         write_rows(folder / f"{task_name}.parquet", pa.concat_tables(points))
@@ -205,7 +205,7 @@ def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputati
     summary = {
         "version": RESULTS_VERSION,
         "key": results_key(root, sweep, other),
-        **_defined(compare(tasks)),
+        **defined(compare(tasks)),
         "budget": budget(results),
         "tasks": [result["task"] for result in tasks],
         "left_out_small": left_out,
@@ -226,7 +226,7 @@ def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputati
 
 def _macro(folder: Path, name: str, results: list[Json]) -> Json:
     draws = [load_draws(folder / f"{result['task']}.npz") for result in results]
-    return dict(_defined(macro_result(name, results, draws, [is_small(result) for result in results])))
+    return dict(defined(macro_result(name, results, draws, [is_small(result) for result in results])))
 
 
 def results_key(root: Path, sweep: str, other: Recomputation | None = None) -> str:
@@ -352,12 +352,12 @@ def _facts(runs: list[Run], metric: Metric) -> dict[str, int]:
     return {name: max(found[name] for found in facts) for name in facts[0]}
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """Plain data with None for every number that is not defined: a correlation of answers that are all equal."""
     if isinstance(value, dict):
-        return {key: _defined(item) for key, item in value.items()}
+        return {key: defined(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_defined(item) for item in value]
+        return [defined(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -75,12 +75,13 @@ def read_run(
         )
 
     calibration, test = one("calibration"), one("test")
-    if LEARNED in cascade.deferral:
+    if LEARNED in cascade.deferral and LEARNED not in test.known:
         known = Example(
             calibration.signals, calibration.small_statistics, calibration.large_statistics, calibration.groups
         )
         gains = learned_gains(known, test.signals, metric, seed=cascade.seed)
-        calibration, test = replace(calibration, learned=gains.out_of_fold), replace(test, learned=gains.applied)
+        calibration = replace(calibration, known={**calibration.known, LEARNED: gains.out_of_fold})
+        test = replace(test, known={**test.known, LEARNED: gains.applied})
     return Run(record, calibration, test)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -20,6 +20,8 @@ from catsweep.errors import StorageError
 from catsweep.spec.cascade import AnyCost, FlopsCost, LatencyCost, PriceCost, TokenPrice
 from catsweep.spec.search import AudcObjective, CostAtQualityObjective, ObjectiveSpec, QualityAtCostObjective
 
+UNCERTAINTY = "uncertainty/"
+"""Prefix of the columns that hold uncertainties, before the name of a rule."""
 Costs = tuple[FloatArray, FloatArray]
 """(n,) costs of each query under the small and under the large model, of one unit."""
 
@@ -29,7 +31,8 @@ class Cascade:
     """Aligned rows of a small and a large model: what every curve of the pair is computed from.
 
     costs: by the kind of a cost model, the first of which counts where none is named; FLOPs are always among them.
-    learned: (n,) scores of the learned rule, where it was fitted.
+    known: (n,) uncertainties that no signal gives, by rule: the learned rule's, where it was fitted, and all those of rows
+    that keep uncertainties in place of signals.
     """
 
     signals: Signals
@@ -38,7 +41,7 @@ class Cascade:
     large_statistics: FloatArray
     costs: dict[str, Costs]
     metric: Metric
-    learned: FloatArray | None = None
+    known: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def small_cost(self) -> FloatArray:
@@ -52,7 +55,7 @@ class Cascade:
 
     def uncertainty(self, rule: str) -> FloatArray:
         """(n,) uncertainty of the small model by a deferral rule's name."""
-        return uncertainty(parse_rule(rule), self.signals, gain=self.learned)
+        return self.known[rule] if rule in self.known else uncertainty(parse_rule(rule), self.signals)
 
     def at_cost(self, curve: Curve, cost: str) -> Curve:
         """A curve of these rows at the costs of another cost model."""
@@ -83,7 +86,9 @@ def make_cascade(
 ) -> Cascade:
     """Both models' rows of one split in one order, with the costs of each query under some cost models.
 
-    latencies: of both models; only the cost model latency needs them. Raises StorageError where ids differ.
+    latencies: of both models; only the cost model latency needs them. Columns `uncertainty/<rule>` of the small model's rows,
+    which only unpacked ones have (catsweep.compact), stand for what the signals would give. Raises StorageError where ids
+    differ.
     """
     if small["id"] != large["id"]:
         raise StorageError(
@@ -109,6 +114,11 @@ def make_cascade(
             for cost in {cost.kind: cost for cost in (*costs, FlopsCost())}.values()
         },
         metric=metric,
+        known={
+            name.removeprefix(UNCERTAINTY): small[name].to_numpy().astype(np.float64)
+            for name in small.column_names
+            if name.startswith(UNCERTAINTY)
+        },
     )
 
 
