@@ -1,9 +1,10 @@
 # Two commands for everyone: `make quickstart` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 BIN := .venv/bin
+ABLATIONS := $(basename $(notdir $(wildcard search_spaces/ablations/*.yaml)))
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help quickstart test test-all lint mlflow-ui docs pictures clean
+.PHONY: help quickstart study study-all results test test-all lint mlflow-ui docs pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -15,6 +16,17 @@ help:  ## list the targets
 
 quickstart: .venv/installed  ## run search_spaces/quickstart.yaml: real data, two cores, a few minutes
 	$(BIN)/catsweep run search_spaces/quickstart.yaml
+
+study: .venv/installed  ## the study of docs/results.md, and its page: some 90 minutes on two cores; goes on where it was interrupted
+	$(BIN)/catsweep run search_spaces/study.yaml
+	$(BIN)/python benchmarks/study/page.py --pack study
+
+study-all: study  ## the study and every ablation of search_spaces/ablations/: some hours; goes on where it was interrupted
+	for file in $(ABLATIONS); do $(BIN)/catsweep run search_spaces/ablations/$$file.yaml || exit 1; done
+	$(BIN)/python benchmarks/study/page.py --pack $(ABLATIONS)
+
+results: .venv/installed  ## draw docs/results.md again from the packed rows in docs/results/; runs nothing
+	$(BIN)/python benchmarks/study/page.py
 
 test: .venv/installed lint  ## lint, types, layers, and the fast tests
 	$(BIN)/pytest -m "not slow"
