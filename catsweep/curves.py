@@ -22,23 +22,20 @@ import numpy as np
 import pyarrow as pa
 
 from catsweep.cascade.compare import Bootstrap
-from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
-from catsweep.cascade.curve import apgr, audc, cpt
 from catsweep.cascade.latency import Latency
-from catsweep.cascade.lines import quality_oracle
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.cascade.ragged import FloatArray
 from catsweep.chains import chain_results
 from catsweep.comparing import budget, compare
 from catsweep.deferral import (
     COST_TARGETS,
-    Anchor,
     Draws,
     bootstrap_rules,
     cost_results,
+    gap_anchor,
     mean_interval,
-    operating_points,
     rule_comparison,
+    rule_results,
     rules_for,
     savings,
 )
@@ -60,7 +57,7 @@ from catsweep.records import (
     write_json,
     write_rows,
 )
-from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run, run_oracle, starved
+from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run, starved
 from catsweep.space import rungs, strata, training_tree
 from catsweep.spec.base import Json, digest
 from catsweep.spec.cascade import UNITS, CascadeSpec, PriceCost
@@ -304,7 +301,7 @@ def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec,
     draws = by_rule[first_rule]
     some = next(iter(runs.values()))[0]
     large = next(iter(next(iter(draws.values()))))
-    anchor = _gap_anchor(runs, first_rule)
+    anchor = gap_anchor(runs, first_rule)
     results: Json = {
         "scale": metric.scale,
         "lowest": metric.lowest,
@@ -312,10 +309,10 @@ def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec,
         "large": {**vars(large.quality_large_interval), "cost_flops": float(some.test.costs["flops"][1].mean())},
         "strata": {},
     }
-    rule_results = {
-        stratum: _rule_results(found, spec.cascade.deferral, metric, anchor) for stratum, found in runs.items()
+    by_stratum = {
+        stratum: rule_results(found, spec.cascade.deferral, metric, anchor) for stratum, found in runs.items()
     }
-    firsts = {stratum: found[first_rule] for stratum, found in rule_results.items()}
+    firsts = {stratum: found[first_rule] for stratum, found in by_stratum.items()}
     saved = savings(runs, firsts, spec.cascade)
     for stratum, found in runs.items():
         own = draws[stratum]
@@ -325,7 +322,7 @@ def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec,
             ),
             "audc": mean_interval([item.audc for item in own], [item.audc_draws for item in own]),
             "cost_small_flops": float(np.mean([run.test.costs["flops"][0].mean() for run in found])),
-            "rules": rule_results[stratum],
+            "rules": by_stratum[stratum],
             "savings": saved[stratum],
             "costs": cost_results(found, spec.cascade, anchor),
             "curve": mean_curve(found, first_rule, metric),
@@ -371,43 +368,6 @@ def _all_draws(draws: dict[str, list[Bootstrap]]) -> dict[str, FloatArray]:
     if draws:
         found["quality_large"] = next(iter(draws.values()))[0].quality_large_draws
     return found
-
-
-def _gap_anchor(runs: dict[str, list[Run]], rule: str) -> Anchor:
-    """Quality of the baseline's small model (mean over seeds) and of the large one, on calibration."""
-    if BASELINE not in runs:
-        return None
-    curves = [run.calibration.curve(rule) for run in runs[BASELINE]]
-    return float(np.mean([curve.quality_small for curve in curves])), curves[0].quality_large
-
-
-def _rule_results(runs: list[Run], rules: list[str], metric: Metric, anchor: Anchor) -> dict[str, list[Json]]:
-    oracles = [quality_oracle(run_oracle(run.test)) for run in runs]  # the same under every rule
-    return {
-        rule: [_run_results(run, rule, metric, anchor, oracle) for run, oracle in zip(runs, oracles, strict=True)]
-        for rule in rules
-    }
-
-
-def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: float) -> Json:
-    """One run under one deferral rule: test numbers, and operating points picked on calibration."""
-    curve, calibration = run.test.curve(rule), run.calibration.curve(rule)
-    uncertainty, correct = run.test.uncertainty(rule), correctness(run.test.small_statistics, metric)
-    is_probability = rule == "mean"
-    return {
-        "trial_id": run.record.trial_id,
-        "seed": run.record.seed,
-        "quality_small": curve.quality_small,
-        "audc": audc(curve),
-        "apgr": apgr(curve),
-        "cpt": {str(percent): cpt(curve, percent) for percent in (20, 50, 80)},
-        "quality_oracle": oracle,
-        "aurc": aurc(curve),
-        "auroc": None if correct is None else auroc(uncertainty, correct),
-        "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
-        "aiq": aiq(curve),
-        "operating": operating_points(calibration, curve, anchor),
-    }
 
 
 def results_on_storage(root: Path, sweep: str, other: Recomputation | None = None) -> tuple[list[Json], Json]:

@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 
 from catsweep.cascade.compare import Bootstrap, System, TaskDifference, bootstrap_curves, task_difference
-from catsweep.cascade.confidence import aiq
+from catsweep.cascade.confidence import aiq, aurc, auroc, correctness, ece
 from catsweep.cascade.curve import (
     ALWAYS_DEFER,
     Curve,
     OperatingPoint,
+    apgr,
     apply_threshold,
     audc,
     best_point,
     cheapest_point,
+    cpt,
 )
-from catsweep.cascade.lines import router_cost
+from catsweep.cascade.lines import quality_oracle, router_cost
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.order import deferral_order
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.savings import CostShare, cost_shares, saving, saving_against
-from catsweep.runs import PERCENTS, Run
+from catsweep.runs import PERCENTS, Run, run_oracle
 from catsweep.spec.base import Json
 from catsweep.spec.cascade import UNITS, CascadeSpec
 from catsweep.spec.search import BASELINE
@@ -136,6 +138,44 @@ def _realised(picked: OperatingPoint | None, test: Curve) -> Json | None:
         "cost_share": point.cost / test.cost_large,
         "quality_calibration": picked.quality,
         "defers_all": picked.threshold == ALWAYS_DEFER,
+    }
+
+
+def gap_anchor(runs: dict[str, list[Run]], rule: str) -> Anchor:
+    """Quality of the baseline's small model (mean over seeds) and of the large one, on calibration."""
+    if BASELINE not in runs:
+        return None
+    curves = [run.calibration.curve(rule) for run in runs[BASELINE]]
+    return float(np.mean([curve.quality_small for curve in curves])), curves[0].quality_large
+
+
+def rule_results(runs: list[Run], rules: list[str], metric: Metric, anchor: Anchor) -> dict[str, list[Json]]:
+    """The numbers of each run under each deferral rule."""
+    oracles = [quality_oracle(run_oracle(run.test)) for run in runs]  # the same under every rule
+    return {
+        rule: [_run_results(run, rule, metric, anchor, oracle) for run, oracle in zip(runs, oracles, strict=True)]
+        for rule in rules
+    }
+
+
+def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: float) -> Json:
+    """One run under one deferral rule: test numbers, and operating points picked on calibration."""
+    curve, calibration = run.test.curve(rule), run.calibration.curve(rule)
+    uncertainty, correct = run.test.uncertainty(rule), correctness(run.test.small_statistics, metric)
+    is_probability = rule == "mean"
+    return {
+        "trial_id": run.record.trial_id,
+        "seed": run.record.seed,
+        "quality_small": curve.quality_small,
+        "audc": audc(curve),
+        "apgr": apgr(curve),
+        "cpt": {str(percent): cpt(curve, percent) for percent in (20, 50, 80)},
+        "quality_oracle": oracle,
+        "aurc": aurc(curve),
+        "auroc": None if correct is None else auroc(uncertainty, correct),
+        "ece": ece(uncertainty, correct) if correct is not None and is_probability else None,
+        "aiq": aiq(curve),
+        "operating": operating_points(calibration, curve, anchor),
     }
 
 
