@@ -24,15 +24,20 @@ from catsweep.records import building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import SignalArrays, read_arrays, target_places
+from catsweep.teacher import SignalArrays, read_arrays
 from catsweep.train import MixedData, Workers, barrier, first_rank_says
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A task, or a member of a mixture, whose training targets get a cross-fitted signal in a folder of the cache."""
+    """A task, or a member of a mixture, whose training targets get a cross-fitted signal in a folder of the cache.
+
+    trained: the same examples as the fold models train on them; other targets than those of `tokens` where label noise is
+    kept from the large model.
+    """
 
     tokens: TokenSplit
+    trained: TokenSplit
     folds: Folds
     signal: Path
 
@@ -69,7 +74,7 @@ def cross_fit(
         with held(weights.with_name(f"{weights.name}.use")) if workers.rank == 0 else nullcontext():
             barrier(workers)
             model = make_model()
-            parts = tuple(model.training_data(task.tokens, task.folds.trained(fold)) for task in unit)
+            parts = tuple(model.training_data(task.trained, task.folds.trained(fold)) for task in unit)
             data = parts[0] if rates is None else MixedData(parts, tuple(rates))
             model.finetune_once(data, finetune, weights)
             for task in unit:
@@ -90,7 +95,7 @@ def _join(task: Folded, distribution: DistributionSpec | None) -> None:
     if not is_complete(task.signal):
         whole: dict[str, np.ndarray] = {}
         for fold, part in enumerate(parts):
-            places = target_places(task.tokens, task.folds.judged(fold))
+            places = task.tokens.target_places(task.folds.judged(fold))
             for name, array in vars(read_arrays(part)).items():
                 if array is not None:
                     empty = np.zeros((len(task.tokens.targets.ids), *array.shape[1:]), array.dtype)

@@ -40,6 +40,7 @@ from catsweep.deferral import (
     savings,
 )
 from catsweep.errors import StorageError
+from catsweep.gain_split import detector, gain_splits, macro_splits, split_gains
 from catsweep.macro import load_draws, macro_result, save_draws
 from catsweep.records import (
     MANIFEST,
@@ -125,6 +126,8 @@ def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation
     }
     if isinstance(unit, MixtureSpec):
         result |= {"mixture": unit.task, "member": task.task}
+    if noise := read_json(root / sweep / "prepared" / f"{task_name}.json").get("label_noise"):
+        result["label_noise"] = noise
     if large_latency is not None:
         result["large_latency"] = large_latency.to_dict()
     folder = results_folder(root, sweep, other)
@@ -207,6 +210,8 @@ def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputati
         "tasks": [result["task"] for result in tasks],
         "left_out_small": left_out,
     }
+    if split := macro_splits(tasks):
+        summary["gain_splits"] = _defined(split)
     if mixtures:
         summary["mixtures"] = [
             _macro(
@@ -288,6 +293,7 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
         "seeds": [run.seed for run in runs],
         "trial_ids": [run.trial_id for run in runs],
         "kept_share": float(np.mean(kept)) if kept else None,
+        **({"noise": noise} if (noise := detector(runs)) else {}),
         "warnings": [text for run in [*searched, *runs] if (text := starved(folder / run.trial_id, run)) is not None],
         "small_parameters": winner.num_parameters,
     }
@@ -340,7 +346,8 @@ def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec,
                     [a.audc - b.audc for a, b in pairs], [a.audc_draws - b.audc_draws for a, b in pairs]
                 )
         results["strata"][stratum] = entry
-    return results
+    split = split_gains(gain_splits(strata(training_tree(spec), spec.search.stratify)), runs, draws)
+    return results | ({"gain_splits": split} if split else {})
 
 
 def _facts(runs: list[Run], metric: Metric) -> dict[str, int]:

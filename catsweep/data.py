@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.encode import Encoder
+from catsweep.errors import DataError
 from catsweep.models import Architecture
+from catsweep.noise import Units, changed_tokens, noisy_label, noisy_tokens
 from catsweep.records import MANIFEST, building, is_complete, read_json
+from catsweep.spec.noise import LabelNoise
+from catsweep.spec.sweep import CLEAN_TRAIN
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 from catsweep.tensors import Batch, TeacherSignal
@@ -54,13 +58,15 @@ class TokenSplit:
     """One split of a task in tokens.
 
     prompts, targets: n lists each. choices: the choices of all examples behind one another; example i has the lists
-    choice_offsets[i] to choice_offsets[i + 1] (none for generation).
+    choice_offsets[i] to choice_offsets[i + 1] (none for generation). injected: bool, which of targets.ids label noise has
+    replaced; None where there is no noise.
     """
 
     prompts: Tokens
     targets: Tokens
     choices: Tokens
     choice_offsets: IntArray
+    injected: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -74,7 +80,13 @@ class TokenSplit:
             self.targets.select(indices),
             self.choices.select(of_choice.astype(np.int64)),
             _offsets(counts.tolist()),
+            None if self.injected is None else self.injected[self.target_places(indices)],
         )
+
+    def target_places(self, indices: IntArray) -> IntArray:
+        """Where the target tokens of some examples stand in targets.ids."""
+        offsets = self.targets.offsets
+        return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])
 
     def save(self, folder: Path, split: str) -> None:
         """Write the token ids so that `TaskData(folder).tokens(split)` reads them."""
@@ -83,6 +95,8 @@ class TokenSplit:
             np.save(folder / f"{split}.{name}.ids.npy", tokens.ids)
             np.save(folder / f"{split}.{name}.offsets.npy", tokens.offsets)
         np.save(folder / f"{split}.choice_offsets.npy", self.choice_offsets)
+        if self.injected is not None:
+            np.save(folder / f"{split}.injected.npy", self.injected)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,9 @@ class TaskData:
         def lists(name: str) -> Tokens:
             return Tokens(load(f"{name}.ids").view(), load(f"{name}.offsets"))  # type: ignore[arg-type]
 
-        return TokenSplit(lists("prompts"), lists("targets"), lists("choices"), load("choice_offsets"))
+        mask = self.folder / f"{split}.injected.npy"
+        injected: NDArray[np.bool_] | None = np.load(mask, mmap_mode="r") if mask.exists() else None
+        return TokenSplit(lists("prompts"), lists("targets"), lists("choices"), load("choice_offsets"), injected)
 
     def texts(self, split: str) -> pa.Table:
         """id, group, prompt, references, choices and key (the question, or null) of a split."""
@@ -131,19 +147,81 @@ def write_task_data(
     *,
     max_prompt_tokens: int,
     max_target_tokens: int,
+    noise: LabelNoise | None = None,
 ) -> TaskData:
     """Tokenise the splits into a folder of the cache, once. Where the large model has rows of its own to train on,
-    `examples` holds them as one more split, `large_train`."""
+    `examples` holds them as one more split, `large_train`; see `inject_noise` for noise."""
     if not is_complete(folder):
         num_rows = {split: len(rows) for split, rows in examples.items()}
         num_cut: dict[str, dict[str, int]] = {}
-        with building(folder, num_rows=num_rows, num_cut=num_cut) as temporary:
+        num_injected: dict[str, int] = {}
+        facts = {"num_injected": num_injected} if noise else {}
+        with building(folder, num_rows=num_rows, num_cut=num_cut, **facts) as temporary:
             for split, rows in examples.items():
                 encoder = Encoder(task, tokenizer, architecture, max_prompt_tokens, max_target_tokens)
                 _write_split(temporary, split, rows, encoder)
                 num_cut[split] = encoder.num_cut
+            if noise is not None:
+                ends = {"end_id": int(tokenizer.eos_token_id), "max_target_tokens": max_target_tokens}
+                num_injected |= inject_noise(temporary, examples, task, noise, **ends)
             tokenizer.save_pretrained(temporary / "tokenizer")
     return TaskData(folder)
+
+
+def inject_noise(
+    folder: Path,
+    examples: Mapping[str, Sequence[Example]],
+    task: TaskSpec,
+    noise: LabelNoise,
+    *,
+    end_id: int,
+    max_target_tokens: int,
+) -> dict[str, int]:
+    """Replace training targets of a folder that is being made (see catsweep.noise), and keep which tokens were replaced;
+    returns their number by split. Texts and choices stay as they are, and so does every other split.
+
+    The parts of both models are noisy; with `clean_large` the large model's is not, and where it trains on all of train, a
+    copy with clean targets stands beside it, the split CLEAN_TRAIN. Raises DataError where nothing can be replaced.
+    """
+    parts = {split: TaskData(folder).tokens(split) for split in ("train", "large_train") if split in examples}
+    if task.output_type == "multiple_choice":
+        found = {
+            split: _wrong_choices(part, examples[split], noise, max_target_tokens) for split, part in parts.items()
+        }
+    else:
+        lists = [(np.array(part.targets.ids), np.array(part.targets.offsets)) for part in parts.values()]
+        units = Units.of(lists, end_id)
+        found = {}
+        for split, (ids, offsets) in zip(parts, lists, strict=True):
+            names = [example.id for example in examples[split]]
+            noisy, injected = noisy_tokens(ids, offsets, names, noise, units)
+            found[split] = Tokens(noisy, offsets), injected
+    if noise.clean_large and found.pop("large_train", None) is None:
+        parts["train"].save(folder, CLEAN_TRAIN)
+    num_injected = {split: int(injected.sum()) for split, (_, injected) in found.items()}
+    if noise.rate and not num_injected["train"]:
+        raise DataError(
+            f"task {task.task}: data.label_noise with rate {noise.rate:g} replaced none of the {len(examples['train']):,} "
+            "training targets; expected at least one. Raise the rate, or leave the task out"
+        )
+    for split, (targets, injected) in found.items():
+        np.save(folder / f"{split}.targets.ids.npy", targets.ids)
+        np.save(folder / f"{split}.targets.offsets.npy", targets.offsets)
+        np.save(folder / f"{split}.injected.npy", injected)
+    return num_injected
+
+
+def _wrong_choices(
+    split: TokenSplit, examples: Sequence[Example], noise: LabelNoise, max_target: int
+) -> tuple[Tokens, NDArray[np.bool_]]:
+    """The targets that noisy labels give, and which of their tokens are injected."""
+    targets, masks = [], []
+    for index, example in enumerate(examples):
+        label = noisy_label(example.choices, example.label, noise, example.id)
+        right, wrong = (split.choices[int(split.choice_offsets[index]) + chosen] for chosen in (example.label, label))
+        targets.append(np.array(wrong[:max_target]))
+        masks.append(changed_tokens(right, wrong)[:max_target])
+    return Tokens(np.concatenate(targets), _offsets([len(target) for target in targets])), np.concatenate(masks)
 
 
 TEXTS = pa.schema(
@@ -239,16 +317,18 @@ def collate_parts(
     prompts = [data.prompts[index] for data, indices, _ in parts for index in indices]
     targets = [data.targets[index] for data, indices, _ in parts for index in indices]
     batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
+    masks = [data.injected[data.target_places(indices)] for data, indices, _ in parts if data.injected is not None]
+    if masks:
+        batch = replace(batch, injected_N=torch.from_numpy(np.concatenate(masks)))
     taken = [_taken(data, indices, teacher) for data, indices, teacher in parts if teacher is not None]
     if not taken:
         return batch
-    return Batch(**{**vars(batch), "teacher": taken[0] if len(taken) == 1 else _joined(taken)})
+    return replace(batch, teacher=taken[0] if len(taken) == 1 else _joined(taken))
 
 
 def _taken(data: TokenSplit, indices: IntArray, teacher: TeacherSignal) -> TeacherSignal:
     """The signal of some examples' target tokens."""
-    offsets = data.targets.offsets
-    flat_N = torch.from_numpy(np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices]))
+    flat_N = torch.from_numpy(data.target_places(indices))
     return TeacherSignal(
         rank_N=teacher.rank_N[flat_N].long(),
         logprob_N=teacher.logprob_N[flat_N].float(),

@@ -41,9 +41,9 @@ from catsweep.teacher import (
     HELD_OUT,
     SignalArrays,
     near_chance,
+    noise_summary,
     optimism,
     signal_summary,
-    target_places,
     teacher_pass,
 )
 from catsweep.train import (
@@ -110,7 +110,7 @@ class LargeModel:
         held_out = data.tokens("validation") if seen else None
         train = data.tokens("train")
         self.make_signal(train, inputs.distribution, folders["signal"], weights, batch_size, held_out=held_out)
-        signal = signal_summary(folders["signal"])
+        signal, noise = signal_summary(folders["signal"]), noise_summary(folders["signal"], train)
         warnings = shared_texts(task.task, inputs.examples) + data.warnings(task.task)
         self.answer(data, task, folders["answers"], weights, batch_size)
         return {
@@ -121,6 +121,7 @@ class LargeModel:
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
             "signal": signal,
+            **({"label_noise": noise} if noise else {}),
             "warnings": warnings + optimism(task.task, signal) + near_chance(task.task, train, signal),
             "peak_memory_bytes": peak_memory_bytes(),
         }
@@ -184,7 +185,7 @@ class LargeModel:
                 only=only,
             )
             sum_shares(arrays, self.workers)
-            return arrays if only is None else arrays.take(target_places(tokens, only))
+            return arrays if only is None else arrays.take(tokens.target_places(only))
 
         arrays = look(tokens, distribution)
         facts = {} if held_out is None else {HELD_OUT: float(np.mean(look(held_out, None).rank == 0))}

@@ -207,7 +207,7 @@ def _prepare_model(
     large = LargeModel(spec.large, first.tokenizer, first.architecture, workers)
     weights = first.folders(root).get("large")
     if spec.large.finetune is not None and weights is not None and mixed.large_rates is not None:
-        split, shares = spec.large.finetune.train_split, tuple(mixed.large_rates.values())
+        split, shares = spec.large_split, tuple(mixed.large_rates.values())
         parts = tuple(large.training_data(found.tokens(split)) for found in data.values())
         large.finetune_once(MixedData(parts, shares), spec.large.finetune, weights)
         pairs = [(data[name], inputs) for name, inputs in mixed.inputs.items()]

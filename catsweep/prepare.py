@@ -132,7 +132,7 @@ def _prepare_model(task: TaskSpec, spec: SweepSpec, inputs: Inputs, *, root: Pat
     weights = folders.get("large")
     if spec.large.finetune is not None and weights is not None:
         finetune = spec.large.finetune
-        large.finetune_once(large.training_data(data.tokens(finetune.train_split)), finetune, weights)
+        large.finetune_once(large.training_data(data.tokens(spec.large_split)), finetune, weights)
         cross_fit_signals([(data, inputs)], spec, root=root, rates=None, workers=workers)
     return large.judge(data, task, spec, inputs, weights, root=root)
 
@@ -149,6 +149,7 @@ def write_data(inputs: Inputs, task: TaskSpec, spec: SweepSpec, *, root: Path, w
             inputs.architecture,
             max_prompt_tokens=spec.training.max_prompt_tokens,
             max_target_tokens=spec.training.max_target_tokens,
+            noise=spec.data.label_noise,
         )
     barrier(workers)
     data = TaskData(folder)
@@ -167,7 +168,7 @@ def cross_fit_signals(
     """Make the signals of a task, or of the members of a mixture, where the sweep asks for cross-fitted ones."""
     finetune, first = spec.large.finetune, unit[0][1]
     folded = [
-        Folded(data.tokens("train"), inputs.folds, inputs.folders(root)["signal"])
+        Folded(data.tokens("train"), data.tokens(spec.large_split), inputs.folds, inputs.folders(root)["signal"])
         for data, inputs in unit
         if inputs.folds is not None
     ]
@@ -217,8 +218,7 @@ def refuse_other_data(path: Path, trials: Path, keys: dict[str, str | None], mod
 
 
 def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: PreTrainedTokenizerBase) -> None:
-    finetune = spec.large.finetune
-    splits = dict.fromkeys(("train", *EVALUATION_SPLITS, finetune.train_split if finetune else "train"))
+    splits = dict.fromkeys(("train", *EVALUATION_SPLITS, spec.large_split))
     for name, model in (("small", spec.small), ("large", spec.large)):
         limit = position_limit(load_config(model, tokenizer))
         for split in splits:

@@ -175,7 +175,7 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         return num, float(prompts[-1]) / num, float(targets[-1]) / num
 
     shape, finetune = ModelShape.from_dict(prepared["large_shape"]), spec.large.finetune
-    trained, passed_over = lengths("train" if finetune is None else finetune.train_split), lengths("train")
+    trained, passed_over = lengths(spec.large_split), lengths("train")
     steps = (
         0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))
     )  # the answering one, and the folds'

@@ -105,6 +105,21 @@ def signal_summary(folder: Path) -> dict[str, float]:
     }
 
 
+def noise_summary(folder: Path, train: TokenSplit) -> dict[str, float]:
+    """Where label noise is in the training targets: its share of their tokens, and how often the large model would say the
+    injected tokens, and the clean ones, itself; empty without noise. A filter that asks it can tell the two apart only as far
+    as these differ."""
+    injected = train.injected
+    if injected is None:
+        return {}
+    is_right = np.load(folder / "rank.npy", mmap_mode="r") == 0
+    found = {"injected_share": float(np.mean(injected))}
+    for name, where in (("injected", injected), ("clean", ~injected)):
+        if where.any():
+            found[f"large_right_share_{name}"] = float(np.mean(is_right[where]))
+    return found
+
+
 def optimism(task: str, summary: dict[str, float]) -> list[str]:
     """A line that says how much better the large model is on its own training targets, where the signal is that."""
     if HELD_OUT not in summary:
@@ -167,7 +182,7 @@ def teacher_pass(
         generator.manual_seed(int(np.random.default_rng([seed, start]).integers(2**63)))
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
-        where = target_places(data, indices)
+        where = data.target_places(indices)
         for part, logits_NV in module.in_parts(batch):
             here, target_ids_N = where[part], batch.target_ids_N[part]
             rank[here] = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
@@ -183,8 +198,3 @@ def teacher_pass(
                     ids[here] = drawn.cpu().numpy()
     sampled = distribution is not None and distribution.kind == "sampled"
     return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
-
-
-def target_places(data: TokenSplit, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the target tokens of some examples stand in data.targets.ids."""
-    return np.concatenate([np.arange(data.targets.offsets[i], data.targets.offsets[i + 1]) for i in indices])

@@ -39,7 +39,7 @@ class Batch:
 
     input_ids_BS, attention_mask_BS: int64. decoder_input_ids_BT: int64, encoder-decoder only.
     target_mask: bool, BS for a decoder and BT for an encoder-decoder: positions whose logits predict a target token,
-    in the order of target_ids_N (int64).
+    in the order of target_ids_N (int64). injected_N: bool, which target tokens label noise has replaced, where there is noise.
     """
 
     input_ids_BS: Tensor
@@ -48,6 +48,7 @@ class Batch:
     target_ids_N: Tensor
     decoder_input_ids_BT: Tensor | None = None
     teacher: TeacherSignal | None = None
+    injected_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class LossInputs:
 
     generator: source of randomness of filters that draw, seeded by trial and step. step: 1 to num_steps.
     initial_logits_NV: of the small model as it was before its first step, where the loss asks for them.
+    injected_N: bool, which target tokens label noise has replaced, where there is noise.
     """
 
     logits_NV: Tensor
@@ -65,6 +67,7 @@ class LossInputs:
     step: int = 1
     num_steps: int = 1
     initial_logits_NV: Tensor | None = None
+    injected_N: Tensor | None = None
 
     def is_in_first(self, share: float) -> bool:
         """Whether this is one of the first steps that make up this share of all, rounded to a whole number."""
@@ -76,7 +79,8 @@ class LossOutput:
     """Sums over a micro-batch, so that micro-batches and ranks add up.
 
     loss_sum: scalar with gradient. num_target, num_kept: target tokens, and the sum of their weights (scalars).
-    sums: further detached scalars that are divided by num_target for the log, such as the four quadrants.
+    sums: further detached scalars: those with a slash in their name are divided by num_target for the log, such as the four
+    quadrants; those of injected tokens are read by filters.injected.detection.
     """
 
     loss_sum: Tensor

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from catsweep.checkpoint import load_checkpoint, save_checkpoint
 from catsweep.data import TokenSplit, collate, collate_parts
 from catsweep.errors import TrialDivergedError
+from catsweep.filters.injected import detection
 from catsweep.losses import Loss, build_loss
 from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits
@@ -280,10 +281,9 @@ def _step(
             batch = to_device(data.batch(indices), workers.device)
             with torch.no_grad():
                 initial_NV = None if initial is None else initial(batch)
+            logits_NV, targets_N, teacher = replicated(batch), batch.target_ids_N, batch.teacher
             output = loss(
-                LossInputs(
-                    replicated(batch), batch.target_ids_N, batch.teacher, generator, step, spec.steps, initial_NV
-                )
+                LossInputs(logits_NV, targets_N, teacher, generator, step, spec.steps, initial_NV, batch.injected_N)
             )
             torch.autograd.backward(output.loss_sum)
         sums = {"loss": output.loss_sum.detach(), "target": output.num_target, "kept": output.num_kept, **output.sums}
@@ -321,7 +321,8 @@ def readable(sums: Mapping[str, Tensor | float], spec: TrainingSpec, step: int) 
             f"the training loss is {metrics['train/loss']} and the gradient's norm {metrics['train/grad_norm']} at step "
             f"{step}; expected finite numbers. Lower learning_rate {spec.learning_rate}"
         )
-    return metrics | {f"train/{name}": value / target for name, value in values.items() if "/" in name}
+    metrics |= {f"train/{name}": value / target for name, value in values.items() if "/" in name}
+    return metrics | {f"train/{name}": value for name, value in detection(values).items()}
 
 
 def judges_by_initial(spec: TrainingSpec) -> bool:

@@ -9,7 +9,7 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
+from catsweep.filters.injected import DETECTION
 from catsweep.large import EVALUATION_SPLITS, gather_rows, task_metrics
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import Prepared, load_prepared
@@ -37,10 +38,11 @@ from catsweep.records import (
     TrialRecord,
     append_step,
     member_objective,
+    read_steps,
     write_record,
     write_rows,
 )
-from catsweep.spec.filters import NamedQuadrants
+from catsweep.spec.filters import CleanOnlyFilter, NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
@@ -112,7 +114,10 @@ def run_trial(
         if final:
             others = [answers(split) for split in EVALUATION_SPLITS[1:]] if spec.role == "confirm" else []
             keys = load_prepared(root, spec.sweep, spec.task.task).facts["keys"]
-            record = make_record(spec, unit, training_data, keys, module, objective, metrics, started_at, timings)
+            found = noise_found(read_steps(folder))
+            record = make_record(
+                spec, unit, training_data, keys, module, objective, metrics, started_at, timings, found
+            )
             if workers.rank == 0:
                 write_rows(folder / "rows.parquet", join_rows(spec.task, [rows, *others]))
                 if spec.role == "confirm":
@@ -173,6 +178,7 @@ def opinions(prepared: Prepared, loss: LossSpec, *, distribution: bool) -> Teach
     """The signal that a loss sees: the large model's, or that of all models which its filter asks, as one."""
     large = load_signal(prepared.signal, distribution=distribution)
     asked = loss.filter if isinstance(loss, CatXentLoss | CatDistLoss) else None
+    asked = asked.filter if isinstance(asked, CleanOnlyFilter) else asked
     if not isinstance(asked, NamedQuadrants) or asked.models == ["large"]:
         return large
     named = [
@@ -261,9 +267,10 @@ def make_record(
     metrics: dict[str, float],
     started_at: float,
     timings: list[BatchSeconds],
+    noise: dict[str, float],
 ) -> TrialRecord:
     """The record of a trial that ran its full steps. keys: of the folders that were prepared. timings: of the batches
-    of its last evaluation, on the first rank."""
+    of its last evaluation, on the first rank. noise: see `noise_found`."""
     latency = fit_latency(timings, device=device_name(), batch_size=spec.evaluation_batch_size)
     small_shape, large_shape = shapes(spec, unit[0].prepared)
     mean_prompt_tokens, mean_target_tokens = training_data.mean_lengths()
@@ -297,8 +304,16 @@ def make_record(
             "latency": latency.to_dict() if latency else None,
             "target_positions_only": module.fast,
             "peak_memory_bytes": peak_memory_bytes(),
+            **({"noise": noise} if noise else {}),
         },
     )
+
+
+def noise_found(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What the filter did with the tokens that label noise injected, means over the logged steps (see
+    filters.injected.detection); empty where there was no noise."""
+    values = {name: [step[f"train/{name}"] for step in steps if f"train/{name}" in step] for name in DETECTION}
+    return {name: float(np.mean(found)) for name, found in values.items() if found}
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from catsweep.filters.excess_loss import excess_loss
+from catsweep.filters.injected import clean_only
 from catsweep.filters.opinions import Opinions
 from catsweep.filters.probability import better_probability, threshold
 from catsweep.filters.quadrants import keep_quadrants
@@ -15,6 +16,8 @@ from catsweep.filters.shuffled import shuffle
 from catsweep.filters.top_k import top_k
 from catsweep.spec.filters import (
     QUADRANT_SETS,
+    CleanOnlyFilter,
+    DropInjectedFilter,
     ExcessLossFilter,
     FilterSpec,
     NamedQuadrants,
@@ -28,7 +31,8 @@ from catsweep.spec.filters import (
 
 @torch.no_grad()
 def filter_weights(spec: FilterSpec, opinions: Opinions, generator: torch.Generator) -> Tensor:
-    """alpha of each target token: float32 (N,) in [0, 1], without gradient. All but `soft` give zeros and ones."""
+    """alpha of each target token: float32 (N,) in [0, 1], without gradient. All but `soft` give zeros and ones.
+    Those of label noise need opinions.injected_N."""
     match spec:
         case NamedQuadrants(kind=name):
             kept = keep_quadrants(opinions.quadrants, QUADRANT_SETS[name])
@@ -44,6 +48,13 @@ def filter_weights(spec: FilterSpec, opinions: Opinions, generator: torch.Genera
             kept = better_probability(opinions.small_logprob_N, opinions.large_logprob_N)
         case ExcessLossFilter(keep=share):
             kept = excess_loss(opinions.small_logprob_N, opinions.large_logprob_N, keep=share)
+        case DropInjectedFilter():
+            assert opinions.injected_N is not None
+            kept = ~opinions.injected_N
+        case CleanOnlyFilter(filter=inner):
+            assert opinions.injected_N is not None
+            clean = opinions.where(~opinions.injected_N)
+            kept = clean_only(filter_weights(inner, clean, generator), opinions.injected_N)
         case _:
             assert_never(spec)
     return kept.float()

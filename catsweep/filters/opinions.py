@@ -16,12 +16,13 @@ from catsweep.spec.filters import Quadrant
 @dataclass(frozen=True)
 class Opinions:
     """small_logits_NV: of the small model that judges, without gradient. target_ids_N: int64. large_rank_N: int64 in
-    [0, 255]. large_logprob_N: float32, natural log."""
+    [0, 255]. large_logprob_N: float32, natural log. injected_N: bool, target tokens that label noise has replaced."""
 
     small_logits_NV: Tensor
     target_ids_N: Tensor
     large_rank_N: Tensor
     large_logprob_N: Tensor
+    injected_N: Tensor | None = None
 
     @cached_property
     def quadrants(self) -> dict[Quadrant, Tensor]:
@@ -38,3 +39,8 @@ class Opinions:
         """log p_S(y_i): float32 (N,)."""
         target_N = self.small_logits_NV.gather(1, self.target_ids_N[:, None]).squeeze(1)
         return target_N - torch.logsumexp(self.small_logits_NV, dim=1)
+
+    def where(self, chosen_N: Tensor) -> Opinions:
+        """Those on the chosen target tokens alone. chosen_N: bool."""
+        parts = (self.small_logits_NV, self.target_ids_N, self.large_rank_N, self.large_logprob_N)
+        return Opinions(*(part[chosen_N] for part in parts))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from catsweep.filters.build import filter_weights
+from catsweep.filters.injected import injected_sums
 from catsweep.filters.opinions import Opinions
 from catsweep.losses.dist import dist
 from catsweep.losses.gatekeeper import gatekeeper
@@ -38,13 +39,16 @@ def build_loss(spec: LossSpec) -> Loss:
     """The loss of a spec. A micro-batch in which every token is filtered gives loss 0 with a live gradient of zeros.
 
     `sums` of the output holds, where the large model's signal is there, the sizes of the four quadrants, judged by the
-    model as it is now; and for gatekeeper, in its second part, the number of tokens that the model gets right.
+    model as it is now; for gatekeeper, in its second part, the number of tokens that the model gets right; and where label
+    noise is known, how many tokens are injected and what is kept of them.
     """
 
     def loss(inputs: LossInputs) -> LossOutput:
         logsumexp_N = torch.logsumexp(inputs.logits_NV, dim=1)
         sums: dict[str, Tensor] = {}
         alpha_N = _alpha(spec, inputs, sums)
+        if inputs.injected_N is not None:
+            sums |= injected_sums(alpha_N, inputs.injected_N)
         match spec:
             case XentLoss() | CatXentLoss():
                 terms_N = xent(inputs, logsumexp_N)
@@ -77,7 +81,8 @@ def _alpha(spec: LossSpec, inputs: LossInputs, sums: dict[str, Tensor]) -> Tenso
         return ones_N
 
     def opinions(small_logits_NV: Tensor) -> Opinions:
-        return Opinions(small_logits_NV.detach(), inputs.target_ids_N, teacher.rank_N, teacher.logprob_N)
+        logits_NV = small_logits_NV.detach()
+        return Opinions(logits_NV, inputs.target_ids_N, teacher.rank_N, teacher.logprob_N, inputs.injected_N)
 
     now = opinions(inputs.logits_NV)
     sums |= {f"quadrant/{name}": mask.float().sum() for name, mask in now.quadrants.items()}

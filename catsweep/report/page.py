@@ -16,6 +16,7 @@ from catsweep.redact import redact
 from catsweep.report.chain import CHAIN_NOTE, chain_rows
 from catsweep.report.comparison import amount, kind_table, macro_rows, spent_rows
 from catsweep.report.figures import cost_figure, deferral_figure, forest_figure, stratum_styles, to_svg
+from catsweep.report.gain import DETECTOR_NOTE, GAIN_NOTE, detector_rows, gain_rows
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS, all_strata, cost_lines, curve_lines, forest
 from catsweep.report.rules import RULE_NOTE, cost_cells, cost_rows, latency_notes, rule_cells, rule_rows
 from catsweep.report.runs import model_label
@@ -81,6 +82,10 @@ def page_content(root: Path, sweep: str, other: Recomputation | None = None) -> 
         "kinds": kind_table(summary),
         "spent": spent_rows(summary["budget"]),
         "chain_note": CHAIN_NOTE,
+        "gains": gain_rows(results, summary),
+        "gain_note": GAIN_NOTE,
+        "detectors": detector_rows(results),
+        "detector_note": DETECTOR_NOTE,
         "few_tasks": f"With fewer than {MIN_MACRO_TASKS} tasks no claim is made: so few numbers can agree by chance.",
         "forest": Markup(figure) if differences else "",
         **_problems(root / sweep, records),
@@ -101,6 +106,12 @@ def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
         ("small model S", model_label(data["small"])),
         ("large model L", model_label(data["large"]) + _finetune(data["large"].get("finetune"))),
     ]
+    if (noise := spec.data.label_noise) is not None:
+        seen = "L trains on clean ones" if noise.clean_large else "L trains on them too"
+        text = (
+            f"{percent(noise.rate)} of the training labels or target tokens are wrong on purpose ({noise.kind}); {seen}"
+        )
+        facts.append(("label noise", text))
     for result in results:
         metric = next(iter(result["metrics"].values()))
         if metric["strata"]:

@@ -1,4 +1,4 @@
-"""What one part of a sweep asks of another: losses of the large model's distribution."""
+"""What one part of a sweep asks of another: losses of the large model's distribution, filters of injected noise."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from catsweep.errors import Problem
+from catsweep.spec.filters import NOISE_FILTERS
 from catsweep.spec.yaml import Document, KeyPath
 
 
 def agreement_problems(document: Document) -> list[Problem]:
     """Settings that are valid alone but not together, each at the line of the one that asks."""
-    return divergence_problems(document)
+    return [*divergence_problems(document), *noise_problems(document)]
 
 
 def divergence_problems(document: Document) -> list[Problem]:
@@ -30,6 +31,31 @@ def divergence_problems(document: Document) -> list[Problem]:
         for keys, value in _loss_values(document)
         if value in ("reverse_kl", "jsd") and "divergence" in keys
     ]
+
+
+def noise_problems(document: Document) -> list[Problem]:
+    """Filters that ask which targets are injected where none is, and a clean large model that is not trained here."""
+    data, large = document.data.get("data"), document.data.get("large")
+    noise = data.get("label_noise") if isinstance(data, dict) else None
+    if not isinstance(noise, dict):
+        return [
+            document.problem(
+                keys,
+                found=f"filter {value} without data.label_noise",
+                expected="`data: {label_noise: {rate: ...}}`: the filter asks which training targets are injected",
+            )
+            for keys, value in _loss_values(document)
+            if value in NOISE_FILTERS and "filter" in keys
+        ]
+    if noise.get("clean_large") in (True, "true") and isinstance(large, dict) and not large.get("finetune"):
+        return [
+            document.problem(
+                ("data", "label_noise", "clean_large"),
+                found="clean_large with a large model that is used as it is",
+                expected="a large model with `finetune`, or no clean_large: it sees no training target either way",
+            )
+        ]
+    return []
 
 
 def _loss_values(document: Document) -> Iterator[tuple[KeyPath, Any]]:

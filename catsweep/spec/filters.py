@@ -87,7 +87,38 @@ class ExcessLossFilter(Spec):
     keep: float = Field(description="Share of the target tokens of each micro-batch to keep", gt=0, le=1)
 
 
-FilterSpec = Annotated[
+PlainFilter = Annotated[
     NamedQuadrants | QuadrantsFilter | ShuffledFilter | TopKFilter | ThresholdFilter | SoftFilter | ExcessLossFilter,
+    Field(discriminator="kind"),
+]
+
+
+class DropInjectedFilter(Spec):
+    """Keep exactly the target tokens that `data.label_noise` has not replaced: what a perfect detector of noise would gain."""
+
+    kind: Literal["drop_injected"] = "drop_injected"
+
+
+class CleanOnlyFilter(Spec):
+    """Ask a filter about the clean target tokens alone; those that `data.label_noise` has replaced are all kept, as without a
+    filter: what it gains by easier tokens, and not by removing noise."""
+
+    kind: Literal["clean_only"] = "clean_only"
+    filter: PlainFilter = Field(NamedQuadrants(), description="The filter that is asked; it sees the clean tokens only")
+
+
+NOISE_FILTERS = ("drop_injected", "clean_only")
+"""Kinds that need `data.label_noise`."""
+
+FilterSpec = Annotated[
+    NamedQuadrants
+    | QuadrantsFilter
+    | ShuffledFilter
+    | TopKFilter
+    | ThresholdFilter
+    | SoftFilter
+    | ExcessLossFilter
+    | DropInjectedFilter
+    | CleanOnlyFilter,
     Field(discriminator="kind"),
 ]

@@ -11,12 +11,13 @@ from catsweep.spec.base import Json, Mismatch, Name, Spec
 from catsweep.spec.cascade import CascadeSpec, CostSpec, DeferralRuleName, FlopsCost
 from catsweep.spec.mixture import TaskEntry, Unit
 from catsweep.spec.model import ChainModel, ChainPretrained, LargePretrained, LargeScratch, LargeSpec, SmallSpec
+from catsweep.spec.noise import LabelNoise
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
 from catsweep.spec.training import TrainingSpec
 
 
 class DataSpec(Spec):
-    """Limits on the rows of every task; rows are picked by hash of their group."""
+    """Limits on the rows of every task, which are picked by hash of their group; and noise in the training targets."""
 
     max_train_rows: int | None = Field(None, description="Use at most so many training rows", ge=10)
     max_evaluation_rows: int | None = Field(None, description="Use at most so many rows of every other split", ge=10)
@@ -24,9 +25,17 @@ class DataSpec(Spec):
         "all", description="Compare datasets with all that their task expects of them, or leave row counts uncompared"
     )
 
+    label_noise: LabelNoise | None = Field(None, description="Wrong training targets on purpose; null: none")
+
     def data_key(self) -> Json:
-        """What determines which rows are used."""
+        """What determines which rows are used, and their targets."""
         return self.model_dump(mode="json", exclude={"verify"})
+
+    @model_serializer(mode="wrap")
+    def _without_absent_noise(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """A sweep without noise stands on storage, and has the keys, as before there was any."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name != "label_noise" or value is not None}
 
 
 class WorkerSpec(Spec):
@@ -55,6 +64,10 @@ class DistributionSpec(Spec):
 
     kind: Literal["sampled", "top_k"] = Field("sampled", description="Draw tokens, or keep the most probable ones")
     num_entries: int = Field(12, description="Entries a target token", ge=1, le=4096)
+
+
+CLEAN_TRAIN = "clean_train"
+"""The training examples with their clean targets, beside the noisy ones."""
 
 
 class SweepSpec(Spec):
@@ -90,6 +103,14 @@ class SweepSpec(Spec):
     def data_folder(self) -> Path | None:
         """`data_root` as a path."""
         return None if self.data_root is None else Path(self.data_root)
+
+    @property
+    def large_split(self) -> str:
+        """The split of token ids that the large model trains on: its own part of train, or train; a copy of train with clean
+        targets where noise is kept from the large model."""
+        finetune, noise = self.large.finetune, self.data.label_noise
+        split = finetune.train_split if finetune else "train"
+        return CLEAN_TRAIN if split == "train" and noise is not None and noise.clean_large else split
 
     def with_large(self, model: ChainModel) -> SweepSpec:
         """The same with a further model of the chain in the large one's place: what is prepared for it."""

@@ -8,6 +8,7 @@ import pytest
 
 from catsweep.errors import SpecError
 from catsweep.spec.load import load_sweep, load_task, search_spaces_folder, task_files
+from catsweep.spec.noise import LabelNoise
 from catsweep.spec.yaml import apply_override, parse_yaml
 
 GOOD = """\
@@ -204,6 +205,40 @@ def test_federated_options_of_a_space_are_checked_where_they_stand(tmp_path: Pat
     assert problem.startswith(
         "F:13: search.space.federated.options.1.local_steps: found evaluations after steps 30, 90, 100"
     )
+
+
+NOISY = "data: {label_noise: {rate: 0.1}}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rate: 0.1", "rate: 1.0", "F:1: data.label_noise.rate: found 1.0; expected less than 1"),
+        ("rate: 0.1", "rate: 0.1, kind: unform", "F:1: data.label_noise.kind: found 'unform'; expected 'uniform' or 'confusable'. Did you mean 'uniform'?"),
+        ("rate: 0.1", "rate: 0.1, clean_large: true", "F:1: data.label_noise.clean_large: found clean_large with a large model that is used as it is; expected"),
+        ("{label_noise: {rate: 0.1}}", "{}", "F:13: search.space.loss.options.0.filter.kind: found filter drop_injected without data.label_noise; expected `data: {label_noise: {rate: ...}}`"),
+        ("{label_noise: {rate: 0.1}}", "{label_noise: null}", "F:13: search.space.loss.options.0.filter.kind: found filter drop_injected without"),
+        ("filter: {kind: drop_injected}", "filter: {kind: clean_only, filter: {kind: eithr}}", "F:13: search.space.loss.options.0.filter.filter.kind: found kind 'eithr'; expected kind: one of"),
+        ("filter: {kind: drop_injected}", "filter: {kind: clean_only, filter: {kind: drop_injected}}", "F:13: search.space.loss.options.0.filter.filter.kind: found kind 'drop_injected'; expected kind: one of"),
+    ],
+)  # fmt: skip
+def test_what_label_noise_needs_is_reported_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    good = NOISY + GOOD.replace("        - {kind: xent}", "        - {kind: cat_xent, filter: {kind: drop_injected}}")
+    spec = load_sweep(write(tmp_path, good)).spec
+    assert spec.data.label_noise is not None
+    assert spec.to_json()["data"]["label_noise"] == {"rate": 0.1, "kind": "uniform", "seed": 0, "clean_large": False}
+    found = problems(write(tmp_path, good.replace(old, new)))
+    assert any(problem.startswith(message) for problem in found), found
+
+
+def test_a_filter_of_clean_tokens_needs_noise_wherever_it_stands(tmp_path: Path) -> None:
+    clean = "{kind: cat_xent, filter: {space: choice, options: [{kind: either}, {kind: clean_only, filter: {kind: large}}]}}"
+    (problem,) = problems(write(tmp_path, GOOD.replace("{kind: xent}", clean)))
+    assert problem.startswith(
+        "F:12: search.space.loss.options.0.filter.options.1.kind: found filter clean_only without"
+    )
+    sweep = load_sweep(write(tmp_path, GOOD.replace("{kind: xent}", clean)), ["data.label_noise.rate=0.2"])
+    assert sweep.spec.data.label_noise == LabelNoise(rate=0.2)
 
 
 def test_patterns_and_tags_name_tasks(tmp_path: Path) -> None:
