@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ from catsweep.spec.yaml import did_you_mean
 from catsweep.tensors import Batch
 
 Architecture = Literal["decoder", "encoder_decoder"]
+TRUSTED_VARIABLE = "CATSWEEP_TRUST_REMOTE_CODE"
+"""Repositories whose own code may run, with commas between; `--trust-remote-code` sets it for a run and its workers."""
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
 PROBE = "In 1969, two people walked on the Moon:\n  'How far is it?'"
 """A text that tokenisers with one vocabulary may still read differently: a first token, digits, spaces, capitals."""
@@ -107,7 +110,8 @@ def build_model(
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     dtype = getattr(torch, spec.dtype)
     if folder is not None:
-        model = auto.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        trusted = isinstance(spec, PretrainedModel) and is_trusted(spec.pretrained)
+        model = auto.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=trusted)
     elif isinstance(spec, PretrainedModel):
         model = _from_hub(auto, spec, dtype=dtype, use_safetensors=True)
     else:
@@ -122,11 +126,23 @@ def build_model(
     return model
 
 
+def is_trusted(repository: str) -> bool:
+    """Whether the user named this repository (or folder) as one whose Python code may run: `--trust-remote-code`."""
+    return repository in os.environ.get(TRUSTED_VARIABLE, "").split(",")
+
+
 def _from_hub(auto: Any, spec: PretrainedModel, **options: object) -> Any:
+    trusted = is_trusted(spec.pretrained)
     try:
-        return auto.from_pretrained(spec.pretrained, revision=spec.revision, trust_remote_code=False, **options)
+        return auto.from_pretrained(spec.pretrained, revision=spec.revision, trust_remote_code=trusted, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"pretrained: {spec.pretrained!r} brings Python code of its own, which would run here; expected a model "
+                "that transformers knows. Read the code, and name the repository to run it: "
+                f"--trust-remote-code {spec.pretrained}"
+            ) from None
         raise ModelError(
             f"pretrained: cannot load {spec.pretrained!r} ({reason}); expected a hub name or a local folder with "
             "config.json and safetensors. Offline: download it once and give the folder's path"

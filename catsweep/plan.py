@@ -140,6 +140,10 @@ class Plan:
     problems: list[str]
     splits: dict[str, str]
 
+    def accelerator_hours(self, flops_per_second: float) -> float:
+        """Hours of one accelerator for all FLOPs of the sweep, where it does so many a second."""
+        return sum(task.flops for task in self.tasks) / flops_per_second / 3600
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, totals included."""
         total = {
@@ -149,6 +153,24 @@ class Plan:
             "disk_bytes": sum(task.disk_bytes for task in self.tasks),
         }
         return {**asdict(self), "total": total}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How long the finished runs of a sweep took: seconds from a run's start to its end for each of its steps."""
+
+    num_runs: int
+    seconds_per_step: float
+
+
+def measured(folder: Path) -> Measured | None:
+    """What the finished runs of a sweep's folder say; None where there are none."""
+    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")] if folder.exists() else []
+    ended = [record for record in records if record.status == "finished" and record.num_steps]
+    if not ended:
+        return None
+    seconds = sum(record.ended_at - record.started_at for record in ended)
+    return Measured(len(ended), seconds / sum(record.num_steps for record in ended))
 
 
 def make_plan(sweep: Sweep, *, root: Path) -> Plan:

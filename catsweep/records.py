@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from catsweep.errors import StorageError
+from catsweep.redact import redact
 from catsweep.spec.mixture import UNIT, MixtureEntry, MixtureSpec
 from catsweep.spec.search import BASELINE, lower_is_better
 from catsweep.spec.sweep import SweepSpec
@@ -65,8 +66,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain data as JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write plain data as JSON without the secrets in it, atomically."""
+    write_atomic(path, redact(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_ACCESS_KEY|API_KEY|CREDENTIALS)$", re.IGNORECASE)
+_PLAIN = re.compile(r"[a-z_/.-]+|[0-9.eE+-]+")
 MIN_SECRET = 8
 """Shorter values of secret variables stand in ordinary words: they are left."""
 
@@ -15,7 +17,7 @@ def redact(text: str) -> str:
     """The text without the user names and passwords of URIs, and without the values of environment variables that are
     named as secrets: ..._TOKEN, ..._PASSWORD, ..._SECRET, ..._API_KEY and so on."""
     for secret in secrets():
-        text = text.replace(secret, "***")
+        text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
     return _CREDENTIALS.sub("***", text)
 
 
@@ -27,11 +29,11 @@ def has_credentials(text: str) -> bool:
 def secrets() -> list[str]:
     """The values of this process's environment that nobody may read elsewhere, the longest first.
 
-    Plain lower-case words are none: a secret that is one could not be told from settings of the same name.
+    Plain lower-case words and numbers are none: a secret that is one could not be told from settings and results.
     """
     found = {
         value
         for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= MIN_SECRET and not re.fullmatch(r"[a-z_/.-]+", value)
+        if _SECRET_NAME.search(name) and len(value) >= MIN_SECRET and not _PLAIN.fullmatch(value)
     }
     return sorted(found, key=len, reverse=True)

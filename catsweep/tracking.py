@@ -117,6 +117,16 @@ def prepare_store(uri: str) -> None:
         _migrate(uri, path)
 
 
+def probe_store(uri: str) -> None:
+    """Ask a store for its experiments, once. Raises CatsweepError where it does not answer."""
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # mlflow's own, requests' or sqlalchemy's
+        raise CatsweepError(
+            f"{uri} does not answer ({_first_line(error)}); expected a tracking server or database"
+        ) from None
+
+
 def _migrate(uri: str, path: Path) -> None:
     copy = path.with_name(f"{path.name}.before-upgrade")
     shutil.copy2(path, copy)

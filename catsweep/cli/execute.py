@@ -19,6 +19,7 @@ from catsweep.curves import compute_task, result_names, results_on_storage, resu
 from catsweep.mixture import prepare_unit
 from catsweep.prepare import check_sources
 from catsweep.records import TrialRecord, existing_sweep, write_json
+from catsweep.redact import redact
 from catsweep.report.page import write_report
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
@@ -129,12 +130,13 @@ class Logging:
 def failures(result: SweepResult) -> list[str]:
     """A line for each task and trial that failed."""
     lines = [f"task {task} could not be prepared: {text}" for task, text in result.failed_tasks.items()]
-    return lines + [f"{record.trial_id} failed: {record.error}" for record in result.failed_trials]
+    lines += [f"{record.trial_id} failed: {record.error}" for record in result.failed_trials]
+    return [redact(line) for line in lines]
 
 
 def warn(text: str) -> None:
     """A problem that stops nothing."""
-    errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    errors.print(f"warning: {redact(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`catsweep validate`, `plan` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that
+"""`catsweep validate` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that
 `ls`, and `validate` where the YAML is wrong, answer at once."""
 
 from __future__ import annotations
@@ -6,23 +6,18 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
+from typing import Any
 
 from catsweep.cli.console import errors, output, plural, print_table
 from catsweep.errors import CatsweepError, Problem, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_search
-from catsweep.spec.load import Sweep, check_sweep, column_problems, load_sweep, load_task, named_tasks, task_files
+from catsweep.spec.load import Sweep, check_sweep, column_problems, load_task, named_tasks, task_files
 from catsweep.spec.mixture import MixtureSpec, members
-from catsweep.spec.model import FinetuneSpec, ScratchModel
+from catsweep.spec.model import ScratchModel
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import first_columns, preview
 from catsweep.tasks.stats import task_stats
-
-if TYPE_CHECKING:
-    from catsweep.plan import TaskPlan
 
 
 def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> int:
@@ -103,108 +98,6 @@ def _count_of_units(sweep: Sweep) -> str:
         num_members = len({task.task for mixture in mixtures for task in mixture.members})
         parts.append(f"{plural(len(mixtures), 'mixture')} of {plural(num_members, 'task')}")
     return ", ".join(parts)
-
-
-def plan_command(file: Path, overrides: list[str], *, out: Path | None, as_json: bool) -> int:
-    """Print the plan of a sweep. Returns the exit code: 2 where a task could not be planned."""
-    from catsweep.plan import make_plan
-    from catsweep.prepare import check_sources
-    from catsweep.sweep.changes import check_unchanged
-
-    sweep, root = load_sweep(file, overrides), storage_root(out)
-    plan = make_plan(sweep, root=root)
-    total = plan.to_json()["total"]
-    try:
-        check_unchanged(sweep, root / sweep.spec.name)
-        check_sources(root, sweep.spec, sweep.tasks)
-    except CatsweepError as error:
-        errors.print(
-            f"warning: `run` will refuse: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True
-        )
-    for problem in plan.problems:
-        complain(f"error: {problem}")
-    code = 2 if plan.problems else 0
-    if as_json:
-        output.print_json(json.dumps(plan.to_json()))
-        return code
-    title = f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})"
-    table = Table(title=title, title_justify="left")
-    for column in ("task", "train", "val", "cal", "test", "runs", "done", "FLOPs", "cached"):
-        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
-    for task in plan.tasks:
-        rows = [str(task.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
-        runs = f"{task.num_search_trials}+{task.num_confirm_runs}"
-        cached = f"{sum(task.cached.values())} of {len(task.cached)}"
-        table.add_row(task.task, *rows, runs, str(task.num_done), f"{task.flops:.1e}", cached)
-        for member in task.members:
-            rows = [str(member.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
-            table.add_row(f" {member.task}", *rows, "", "", "", "")
-    output.print(table)
-    output.print(
-        f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
-        f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
-        f"and {_size(total['disk_bytes'])} on disk, MLflow included",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    by_text: dict[str, list[str]] = {}
-    for name, text in plan.splits.items():
-        by_text.setdefault(text, []).append(name)
-    for text, names in by_text.items():
-        output.print(f"{', '.join(names)}: {text}", markup=False, highlight=False, soft_wrap=True)
-    checkpoints = {
-        "a large model in training": max((task.disk_bytes_large_checkpoint for task in plan.tasks), default=0.0),
-        "a trial in flight": max((task.disk_bytes_trial_checkpoint for task in plan.tasks), default=0.0),
-    }
-    if any(checkpoints.values()):
-        text = ", ".join(f"{_size(size)} for {what}" for what, size in checkpoints.items() if size)
-        output.print(f"checkpoints, until each ends: up to {text}", markup=False, highlight=False, soft_wrap=True)
-    for task in plan.tasks:
-        shares = {
-            "large model": task.flops_large_finetune,
-            **({"its fold models": task.flops_folds} if task.flops_folds else {}),
-            "its pass": task.flops_large_pass,
-            **({"further models": task.flops_chain} if task.flops_chain else {}),
-            "search": task.flops_search,
-        }
-        text = ", ".join(
-            f"{name} {flops / task.flops:.0%}" for name, flops in {**shares, "confirm": task.flops_confirm}.items()
-        )
-        missing = ", ".join(name for name, there in task.cached.items() if not there) or "nothing"
-        output.print(
-            f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
-            f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        for line in _signal_notes(task, sweep.spec.large.finetune):
-            output.print(f"{task.task}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for member in task.members:
-            output.print(f"{task.task}: {member.describe()}", markup=False, highlight=False, soft_wrap=True)
-        for line in task.warnings:
-            output.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return code
-
-
-def _signal_notes(task: TaskPlan, finetune: FinetuneSpec | None) -> list[str]:
-    """What another way to the large model's signal costs beside `holdout`."""
-    if finetune is None or finetune.holdout is not None:
-        return []
-    if finetune.cross_fit is None:
-        return [
-            "unseen_signal: false: the signal is L's on its own training targets, far better than L is in use; preparing "
-            "measures by how much"
-        ]
-    rest = task.flops - task.flops_folds
-    return [
-        f"cross_fit: {finetune.cross_fit} trains L {finetune.cross_fit + 1} times instead of once: {task.flops_folds:.1e} "
-        f"FLOPs of accelerator work more than holdout's {rest:.1e} ({task.flops_folds / rest:+.0%})"
-    ]
-
-
-def _size(num_bytes: float) -> str:
-    """12 MiB."""
-    for factor, unit in ((2**40, "TiB"), (2**30, "GiB")):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes < 2**24 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def ls_command(*, out: Path | None, tasks: bool, as_json: bool) -> None:

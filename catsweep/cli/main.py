@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,14 +42,28 @@ ClusterName = Annotated[
         "http://127.0.0.1:8265"
     ),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A repository of models whose own Python code may run here, as the sweep names it; repeat it for several. "
+        "Without it such models are refused"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
 
 
 @app.command()
-def run(file: SweepFile, overrides: Overrides = None, out: Out = None, tracking_uri: TrackingUri = None) -> None:
+def run(
+    file: SweepFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    tracking_uri: TrackingUri = None,
+    trust_remote_code: Trust = None,
+) -> None:
     """Run a sweep, or whatever of it is not on storage yet: prepare, search, confirm, curves, MLflow, report."""
     from catsweep.cli.run import run_command
 
+    trust(trust_remote_code or [])
     raise typer.Exit(run_command(file, overrides or [], out=out, tracking_uri=tracking_uri))
 
 
@@ -101,6 +116,21 @@ def stop(name: SweepName, cluster: ClusterName = None) -> None:
 
 
 @app.command()
+def doctor(
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="A file of clusters/, or an address: look at that cluster, from here and from its head"),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Root of all results, as the cluster sees it")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Look at what a sweep needs: versions, token, job server, State API, tracking store, storage from every node."""
+    from catsweep.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(cluster=cluster, out=out, tracking_uri=tracking_uri))
+
+
+@app.command()
 def validate(file: SweepFile, overrides: Overrides = None, out: Out = None) -> None:
     """Check a sweep's YAML and tasks, and render three real rows of each task. Reports every problem at once."""
     from catsweep.cli.inspect import validate_command
@@ -109,11 +139,28 @@ def validate(file: SweepFile, overrides: Overrides = None, out: Out = None) -> N
 
 
 @app.command()
-def plan(file: SweepFile, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+def plan(
+    file: SweepFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    cluster: ClusterName = None,
+    accelerator_flops: Annotated[
+        float | None,
+        typer.Option(help="Peak FLOP/s of one accelerator, to say accelerator-hours: 1e15 for an H100's bf16", min=1),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the peak that training reaches (with --accelerator-flops)", min=1e-6, max=1)
+    ] = 0.3,
+    trust_remote_code: Trust = None,
+) -> None:
     """Trials, rungs, FLOPs, disk, and what the caches hold, without starting Ray."""
-    from catsweep.cli.inspect import plan_command
+    from catsweep.cli.plan import plan_command
 
-    raise typer.Exit(plan_command(file, overrides or [], out=out, as_json=as_json))
+    trust(trust_remote_code or [])
+    speed = None if accelerator_flops is None else accelerator_flops * utilisation
+    code = plan_command(file, overrides or [], out=out, as_json=as_json, cluster=cluster, flops_per_second=speed)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -231,6 +278,12 @@ def init(
     from catsweep.cli.init import init_command
 
     init_command(name, folder=folder)
+
+
+def trust(repositories: list[str]) -> None:
+    """Let the code of these repositories run, in this process and in the workers that it starts."""
+    if repositories:
+        os.environ["CATSWEEP_TRUST_REMOTE_CODE"] = ",".join(repositories)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.records import existing_sweep, read_json, storage_root, write_json
+from catsweep.redact import redact
 from catsweep.report.chain import CHAIN_NOTE, chain_rows, render_chains
 from catsweep.report.comparison import macro_table
 from catsweep.report.rules import RULE_NOTE, render_rules, rule_rows
@@ -91,6 +92,7 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     chains = chain_rows(results)
     if chains:
         output.print(render_chains(chains))
+    uri = redact(uri)
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
         opens = "make mlflow-ui" if root == storage_root() else f"mlflow/start.sh {root}"

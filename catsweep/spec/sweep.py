@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from catsweep.spec.base import Json, Mismatch, Name, Spec
 from catsweep.spec.cascade import CascadeSpec, CostSpec, DeferralRuleName, FlopsCost
@@ -45,7 +52,22 @@ class WorkerSpec(Spec):
         1, description="Worker processes; two or more train with DDP under Ray Train", ge=1, le=4096
     )
     cpus_per_worker: float = Field(1, description="CPU cores a worker", gt=0)
-    gpus_per_worker: float = Field(0, description="GPUs a worker; fractions only with one worker", ge=0)
+    gpus_per_worker: float = Field(
+        0, description="GPUs a worker: whole ones, or with one worker a fraction of one that trials share", ge=0
+    )
+
+    def describe(self) -> str:
+        """2 x 4 CPUs and 1 GPUs."""
+        return f"{self.num_workers} x {self.cpus_per_worker:g} CPUs and {self.gpus_per_worker:g} GPUs"
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_gpus(cls, value: float, info: ValidationInfo) -> float:
+        workers = info.data.get("num_workers", 1)
+        if value % 1 and (workers > 1 or value > 1):
+            found = f"{value:g} GPUs a worker" + (f" with num_workers: {workers}" if workers > 1 else "")
+            raise Mismatch(found=found, expected="a whole number of GPUs, or a fraction below one with num_workers: 1")
+        return value
 
 
 class ResourcesSpec(WorkerSpec):

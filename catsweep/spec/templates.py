@@ -56,7 +56,10 @@ def template_problems(task: TaskSpec, document: Document, columns: set[str] | No
 def used_columns(template: str) -> tuple[str, ...]:
     """The columns that a template needs, sorted; those whose absence it asks for (`is defined`) may be missing. Raises
     TemplateSyntaxError, also for a filter or test that Jinja2 does not have."""
-    tree = ENVIRONMENT.parse(template)
+    try:
+        tree = ENVIRONMENT.parse(template)
+    except RecursionError:
+        raise jinja2.TemplateSyntaxError("thousands of nested brackets", 1) from None
     for kind, known in ((nodes.Filter, ENVIRONMENT.filters), (nodes.Test, ENVIRONMENT.tests)):
         for node in tree.find_all(kind):
             if node.name not in known:

@@ -17,7 +17,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catsweep.errors import ClusterError, StorageError
+from catsweep.models import TRUSTED_VARIABLE
 from catsweep.records import write_atomic
+from catsweep.redact import redact
 from catsweep.spec.sweep import ResourcesSpec, WorkerSpec
 
 # Tune's tables, its loggers' files and its own handling of Ctrl-C are not wanted: progress goes through events, results
@@ -74,11 +76,13 @@ class Cluster:
 
 def _initialise(address: str | None, starts: int = 3) -> None:
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    repositories = os.environ.get(TRUSTED_VARIABLE)  # workers of a running cluster have an environment of their own
+    trusted = {"runtime_env": {"env_vars": {TRUSTED_VARIABLE: repositories}}} if repositories else {}
     for start in range(1, starts + 1):
         try:
             ray.init(
                 address=address or "local", namespace="catsweep", log_to_driver=False, logging_level=logging.ERROR,
-                **local,
+                **local, **trusted,
             )  # fmt: skip
             return
         except Exception as error:  # Ray raises plain Exception where it did not start within its fixed 30 seconds
@@ -200,12 +204,19 @@ def _text(resources: dict[str, float]) -> str:
     return f"{resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
 
 
+class _Redacting(logging.Formatter):
+    """Lines and tracebacks without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Send what Ray logs in this process to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("ray")
     before, propagate, level = list(logger.handlers), logger.propagate, logger.level
     logger.handlers, logger.propagate = [handler], False

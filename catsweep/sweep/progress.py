@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from catsweep.records import TrialRecord
+from catsweep.redact import redact
 from catsweep.runs import starved
 from catsweep.sweep.search import Search
 
@@ -50,7 +51,7 @@ class Progress:
         eta = None
         if self.num_ended_here:
             eta = remaining * (time.monotonic() - self.started_at) / self.num_ended_here
-        self.on_event(Event(kind, text, total - remaining, total, eta))
+        self.on_event(Event(kind, redact(text), total - remaining, total, eta))
 
     def trial_started(self, trial_id: str) -> None:
         """A trial was given to the cluster."""

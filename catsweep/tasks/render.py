@@ -1,7 +1,7 @@
 """A row -> prompt, target, references, choices and label, by the Jinja2 templates of a task.
 
-A template without `{{` or `{%` names a column (in `doc_to_choice` it is the text itself). Templates run in Jinja2's
-sandbox: they read the row's columns and nothing else.
+A template without `{{` or `{%` names a column (in `doc_to_choice` it is the text itself). Templates run in a sandbox
+(tasks/sandbox.py): they read the row's columns and nothing else, and end in seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from catsweep.errors import DataError
 from catsweep.spec.task import TaskSpec
 from catsweep.spec.templates import is_template
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value
+from catsweep.tasks.sandbox import BoundedEnvironment, bounded
 from catsweep.tasks.splits import hash_key
 from catsweep.tasks.texts import plain_text
 
@@ -62,7 +62,7 @@ def _refuse_null(value: Any) -> Any:
 
 _ONE_COLUMN = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
 _ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}\s*", re.DOTALL)
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
+_ENVIRONMENT = BoundedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
 
 
 def render(task: TaskSpec, row: Row, place: Place, *, template: int = 0) -> Rendered:
@@ -184,7 +184,8 @@ def _value(field: str, template: str, row: Row, place: Place) -> Any:
     expression = _ONE_EXPRESSION.fullmatch(template)
     if expression:
         try:
-            value = _compiled_expression(expression[1])(**row)
+            with bounded():
+                value = _compiled_expression(expression[1])(**row)
         except Exception:  # rendered again as text, which says what is wrong
             value = None
         if isinstance(value, list | tuple):
@@ -213,7 +214,8 @@ def _text(field: str, template: str, row: Row, place: Place) -> str:
         return _not_empty(field, template, str(row[column[1]]), place)
     shown = f"{field} {template!r}"
     try:
-        text = _compiled(template).render(row)
+        with bounded():
+            text = _compiled(template).render(row)
     except jinja2.TemplateSyntaxError as error:
         found = f"broken Jinja2 ({(error.message or '').rstrip('.')})"
         raise place.error(shown, found=found, expected="a Jinja2 template") from None

@@ -1,0 +1,195 @@
+"""`catsweep plan`: what a sweep will do and cost, and whether a cluster could run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from catsweep.cli.console import errors, output
+from catsweep.cli.inspect import complain
+from catsweep.errors import CatsweepError, ClusterError
+from catsweep.records import storage_root
+from catsweep.spec.load import load_sweep
+from catsweep.spec.model import FinetuneSpec
+from catsweep.spec.sweep import SweepSpec
+
+if TYPE_CHECKING:
+    from catsweep.plan import Plan, TaskPlan
+
+
+def plan_command(
+    file: Path,
+    overrides: list[str],
+    *,
+    out: Path | None,
+    as_json: bool,
+    cluster: str | None = None,
+    flops_per_second: float | None = None,
+) -> int:
+    """Print the plan of a sweep. Returns the exit code: 2 where a task could not be planned, or where nothing of the sweep
+    could ever start on the cluster.
+
+    cluster: a cluster's file or address; without it nobody is asked. flops_per_second: what one accelerator reaches.
+    """
+    from catsweep.plan import make_plan
+    from catsweep.prepare import check_sources
+    from catsweep.sweep.changes import check_unchanged
+
+    sweep, root = load_sweep(file, overrides), storage_root(out)
+    plan = make_plan(sweep, root=root)
+    try:
+        check_unchanged(sweep, root / sweep.spec.name)
+        check_sources(root, sweep.spec, sweep.tasks)
+    except CatsweepError as error:
+        _warn(f"`run` will refuse: {error}")
+    problems, fits = list(plan.problems), ""
+    try:
+        fits = _fits(sweep.spec, cluster)
+    except ClusterError as error:
+        problems.append(str(error))
+    for problem in problems:
+        complain(f"error: {problem}")
+    code = 2 if problems else 0
+    if as_json:
+        hours = {} if flops_per_second is None else {"accelerator_hours": plan.accelerator_hours(flops_per_second)}
+        output.print_json(json.dumps({**plan.to_json(), **hours}))
+        return code
+    _show(plan, sweep.spec.large.finetune)
+    for line in [*_hours(plan, sweep.spec, root, flops_per_second), *([fits] if fits else [])]:
+        _say(line)
+    return code
+
+
+def _fits(spec: SweepSpec, cluster: str | None) -> str:
+    """A line that says what fits on the cluster. Raises ClusterError where something never will."""
+    needs = f"a trial needs {spec.resources.describe()}, the large model's unit {spec.resources.large.describe()}"
+    if cluster is None:
+        return f"{needs}; no cluster was asked whether they fit: name one with --cluster"
+    from catsweep.sweep.cluster import check_fits, num_slots
+    from catsweep.sweep.launch import read_cluster_file
+    from catsweep.sweep.submission import JobServer
+
+    is_address = cluster.startswith(("http://", "https://"))
+    nodes = JobServer(cluster.rstrip("/")).nodes() if is_address else read_cluster_file(cluster).nodes
+    check_fits(nodes, spec.resources)
+    return f"{needs}; {cluster} has {len(nodes)} nodes and runs {num_slots(nodes, spec.resources)} trials at once"
+
+
+def _hours(plan: Plan, spec: SweepSpec, root: Path, flops_per_second: float | None) -> list[str]:
+    """Accelerator-hours: by a given speed, and what the runs that have ended took."""
+    from catsweep.plan import measured
+
+    lines = []
+    if flops_per_second is not None:
+        lines.append(
+            f"about {plan.accelerator_hours(flops_per_second):.3g} accelerator-hours at {flops_per_second:.2g} FLOP/s, if "
+            "accelerators reach that all the time; small models rarely do"
+        )
+    else:
+        lines.append("accelerator-hours: give --accelerator-flops (and --utilisation) of yours")
+    if (found := measured(root / spec.name)) is not None:
+        left = sum(task.num_search_trials + task.num_confirm_runs - task.num_done for task in plan.tasks)
+        seconds = max(0, left) * spec.training.steps * found.seconds_per_step
+        gpus = spec.resources.num_workers * spec.resources.gpus_per_worker
+        cost = (
+            f"{seconds * gpus / 3600:.3g} GPU-hours"
+            if gpus
+            else f"{seconds * spec.resources.num_workers / 3600:.3g} worker-hours"
+        )
+        lines.append(
+            f"measured on {found.num_runs} runs: {found.seconds_per_step:.3g} s a step, start and evaluation included; the "
+            f"{max(0, left)} runs that are left take at most {cost} (the large model's part is not in it)"
+        )
+    return lines
+
+
+def _show(plan: Plan, finetune: FinetuneSpec | None) -> None:
+    total = plan.to_json()["total"]
+    title = f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})"
+    table = Table(title=title, title_justify="left")
+    for column in ("task", "train", "val", "cal", "test", "runs", "done", "FLOPs", "cached"):
+        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
+    for task in plan.tasks:
+        rows = [str(task.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+        runs = f"{task.num_search_trials}+{task.num_confirm_runs}"
+        cached = f"{sum(task.cached.values())} of {len(task.cached)}"
+        table.add_row(task.task, *rows, runs, str(task.num_done), f"{task.flops:.1e}", cached)
+        for member in task.members:
+            rows = [str(member.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+            table.add_row(f" {member.task}", *rows, "", "", "", "")
+    output.print(table)
+    output.print(
+        f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
+        f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
+        f"and {_size(total['disk_bytes'])} on disk, MLflow included",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    by_text: dict[str, list[str]] = {}
+    for name, text in plan.splits.items():
+        by_text.setdefault(text, []).append(name)
+    for text, names in by_text.items():
+        output.print(f"{', '.join(names)}: {text}", markup=False, highlight=False, soft_wrap=True)
+    checkpoints = {
+        "a large model in training": max((task.disk_bytes_large_checkpoint for task in plan.tasks), default=0.0),
+        "a trial in flight": max((task.disk_bytes_trial_checkpoint for task in plan.tasks), default=0.0),
+    }
+    if any(checkpoints.values()):
+        text = ", ".join(f"{_size(size)} for {what}" for what, size in checkpoints.items() if size)
+        output.print(f"checkpoints, until each ends: up to {text}", markup=False, highlight=False, soft_wrap=True)
+    for task in plan.tasks:
+        shares = {
+            "large model": task.flops_large_finetune,
+            **({"its fold models": task.flops_folds} if task.flops_folds else {}),
+            "its pass": task.flops_large_pass,
+            **({"further models": task.flops_chain} if task.flops_chain else {}),
+            "search": task.flops_search,
+        }
+        text = ", ".join(
+            f"{name} {flops / task.flops:.0%}" for name, flops in {**shares, "confirm": task.flops_confirm}.items()
+        )
+        missing = ", ".join(name for name, there in task.cached.items() if not there) or "nothing"
+        output.print(
+            f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
+            f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        for line in _signal_notes(task, finetune):
+            output.print(f"{task.task}: {line}", markup=False, highlight=False, soft_wrap=True)
+        for member in task.members:
+            output.print(f"{task.task}: {member.describe()}", markup=False, highlight=False, soft_wrap=True)
+        for line in task.warnings:
+            output.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _signal_notes(task: TaskPlan, finetune: FinetuneSpec | None) -> list[str]:
+    """What another way to the large model's signal costs beside `holdout`."""
+    if finetune is None or finetune.holdout is not None:
+        return []
+    if finetune.cross_fit is None:
+        return [
+            "unseen_signal: false: the signal is L's on its own training targets, far better than L is in use; preparing "
+            "measures by how much"
+        ]
+    rest = task.flops - task.flops_folds
+    return [
+        f"cross_fit: {finetune.cross_fit} trains L {finetune.cross_fit + 1} times instead of once: {task.flops_folds:.1e} "
+        f"FLOPs of accelerator work more than holdout's {rest:.1e} ({task.flops_folds / rest:+.0%})"
+    ]
+
+
+def _say(text: str) -> None:
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _size(num_bytes: float) -> str:
+    """12 MiB."""
+    for factor, unit in ((2**40, "TiB"), (2**30, "GiB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes < 2**24 else f"{num_bytes / 2**20:.0f} MiB"
