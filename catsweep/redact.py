@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_USER_INFO = re.compile(r"(?<=://)[^/\s@'\"?#]+(?=@)")
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_ACCESS_KEY|API_KEY|CREDENTIALS)$", re.IGNORECASE)
 _PLAIN = re.compile(r"[a-z_/.-]+|[0-9.eE+-]+")
 MIN_SECRET = 8
@@ -18,12 +18,12 @@ def redact(text: str) -> str:
     named as secrets: ..._TOKEN, ..._PASSWORD, ..._SECRET, ..._API_KEY and so on."""
     for secret in secrets():
         text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
-    return _CREDENTIALS.sub("***", text)
+    return _USER_INFO.sub(lambda found: "***" if _is_secret(found[0]) else found[0], text)
 
 
 def has_credentials(text: str) -> bool:
     """Whether a URI in the text names a password (a user alone, as in git@host, is no secret)."""
-    return any(":" in found or len(found) >= MIN_SECRET for found in _CREDENTIALS.findall(text))
+    return any(map(_is_secret, _USER_INFO.findall(text)))
 
 
 def secrets() -> list[str]:
@@ -37,3 +37,8 @@ def secrets() -> list[str]:
         if _SECRET_NAME.search(name) and len(value) >= MIN_SECRET and not _PLAIN.fullmatch(value)
     }
     return sorted(found, key=len, reverse=True)
+
+
+def _is_secret(user_info: str) -> bool:
+    """Whether what stands before the @ of a URI is a password or a token; git of ssh://git@host is neither."""
+    return ":" in user_info or len(user_info) >= MIN_SECRET

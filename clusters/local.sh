@@ -44,6 +44,7 @@ down)
     if [ ${#pids[@]} -gt 0 ]; then
         kill "${pids[@]}" 2>/dev/null || true
         for _ in $(seq 100); do kill -0 "${pids[@]}" 2>/dev/null && sleep 0.2; done
+        kill -KILL "${pids[@]}" 2>/dev/null || true
     fi
     echo "Ray is down: ${#pids[@]} processes ended"
     ;;

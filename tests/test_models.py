@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer
 from catsweep.data import sequence_batch
 from catsweep.errors import ModelError
 from catsweep.models import (
+    TRUSTED_VARIABLE,
     Architecture,
     TargetLogits,
     architecture_of,
@@ -268,3 +270,28 @@ def test_a_config_whose_fields_do_not_fit_together_is_an_error_with_the_reason()
     reason = "hidden size .48. is not a multiple of the number of attention heads .5."
     with pytest.raises(ModelError, match=f"num_attention_heads: 5.*{reason}"):
         load_config(spec)
+
+
+def test_a_model_with_code_of_its_own_is_refused_unless_its_repository_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder whose config names a Python file beside it; the file notes that it ran."""
+    folder, ran = tmp_path / "own", tmp_path / "ran"
+    folder.mkdir()
+    auto_map = {"AutoConfig": "own.OwnConfig"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own_model", "auto_map": auto_map}))
+    (folder / "own.py").write_text(
+        f"from transformers import PretrainedConfig\nopen({str(ran)!r}, 'w').close()\n"
+        "class OwnConfig(PretrainedConfig):\n    model_type = 'own_model'\n"
+    )
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])  # transformers adds that folder
+    spec = PretrainedModel(pretrained=str(folder))
+    for trusted in ("", "another/repository", str(tmp_path)):
+        monkeypatch.setenv(TRUSTED_VARIABLE, trusted)
+        with pytest.raises(ModelError, match=rf"brings Python code of its own.*--trust-remote-code {folder}"):
+            load_config(spec)
+    assert not ran.exists()
+    monkeypatch.setenv(TRUSTED_VARIABLE, f"another/repository,{folder}")
+    assert load_config(spec).model_type == "own_model"
+    assert ran.exists()

@@ -24,7 +24,6 @@ URI = f"postgresql://me:{PASSWORD}@database:5432/mlflow"
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
 
 
 @pytest.mark.parametrize(

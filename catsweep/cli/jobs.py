@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from catsweep.cli.console import errors, output
@@ -24,6 +25,7 @@ def submit_command(
     follow: bool,
     out: str | None,
     tracking_uri: str | None,
+    trusted: Sequence[str] = (),
 ) -> int:
     """Check a sweep here, and start it there. Returns the exit code: with `follow` 1 where the job did not succeed.
 
@@ -46,6 +48,8 @@ def submit_command(
                 "MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node"
             )
         command += ["--tracking-uri", tracking_uri]
+    for repository in trusted:
+        command += ["--trust-remote-code", repository]
     with reached(cluster or default_cluster()) as address:
         server = JobServer(address)
         submission_id = server.submit(name, command, folder, excludes=_results_inside(folder))

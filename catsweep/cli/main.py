@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +35,16 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow server or sqlite:/// URI; default: MLFLOW_TRACKING_URI, else <root>/mlflow.db"),
 ]
-SweepName = Annotated[str, typer.Argument(help="Name of a sweep below the root", metavar="NAME")]
+
+
+def sweep_name(text: str | None) -> str | None:
+    """The name of a sweep as YAML could have it: one that leads out of the root is refused."""
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise typer.BadParameter(f"found {text!r}; expected a sweep's name: letters, digits, dots, dashes, underscores")
+    return text
+
+
+SweepName = Annotated[str, typer.Argument(help="Name of a sweep below the root", metavar="NAME", callback=sweep_name)]
 ClusterName = Annotated[
     str | None,
     typer.Option(
@@ -78,8 +88,10 @@ def submit(
         str | None, typer.Option(help="Root of all results, as the cluster sees it; default: its CATSWEEP_HOME")
     ] = None,
     tracking_uri: TrackingUri = None,
+    trust_remote_code: Trust = None,
 ) -> None:
     """Run a sweep as a job of a cluster, under the sweep's name; what is on its storage is not run again."""
+    authenticate()
     from catsweep.cli.jobs import submit_command
 
     code = submit_command(
@@ -90,6 +102,7 @@ def submit(
         follow=follow,
         out=out,
         tracking_uri=tracking_uri,
+        trusted=trust_remote_code or [],
     )
     raise typer.Exit(code)
 
@@ -102,6 +115,7 @@ def status(
     log: Annotated[bool, typer.Option("--log", help="Print what the last job has printed so far")] = False,
 ) -> None:
     """The jobs of a sweep on a cluster, the oldest first."""
+    authenticate()
     from catsweep.cli.jobs import status_command
 
     raise typer.Exit(status_command(name, cluster=cluster, follow=follow, log=log))
@@ -110,6 +124,7 @@ def status(
 @app.command()
 def stop(name: SweepName, cluster: ClusterName = None) -> None:
     """End the job of a sweep. The same `submit` goes on where it was."""
+    authenticate()
     from catsweep.cli.jobs import stop_command
 
     raise typer.Exit(stop_command(name, cluster=cluster))
@@ -125,6 +140,7 @@ def doctor(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Look at what a sweep needs: versions, token, job server, State API, tracking store, storage from every node."""
+    authenticate()
     from catsweep.cli.doctor import doctor_command
 
     raise typer.Exit(doctor_command(cluster=cluster, out=out, tracking_uri=tracking_uri))
@@ -155,6 +171,7 @@ def plan(
     trust_remote_code: Trust = None,
 ) -> None:
     """Trials, rungs, FLOPs, disk, and what the caches hold, without starting Ray."""
+    authenticate()
     from catsweep.cli.plan import plan_command
 
     trust(trust_remote_code or [])
@@ -166,7 +183,8 @@ def plan(
 @app.command()
 def curves(
     name: Annotated[
-        str | None, typer.Argument(help="Name of a sweep, to compute all its curves again", metavar="[NAME]")
+        str | None,
+        typer.Argument(help="Name of a sweep, to compute all its curves again", metavar="[NAME]", callback=sweep_name),
     ] = None,
     table: Annotated[Path | None, typer.Option(help="A .csv or .parquet file with results of any system")] = None,
     metric: Annotated[str, typer.Option(help=f"One of {METRICS} (with --table)")] = "accuracy",
@@ -278,6 +296,13 @@ def init(
     from catsweep.cli.init import init_command
 
     init_command(name, folder=folder)
+
+
+def authenticate() -> None:
+    """Let Ray, which is imported after it, send the user's token to clusters."""
+    from catsweep.sweep.launch import choose_authentication
+
+    choose_authentication()
 
 
 def trust(repositories: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +42,14 @@ def default_cluster() -> str:
     return os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
 
 
+def choose_authentication() -> None:
+    """Send the token where there is one: clusters want it, but a client does not send it unless it is told to. To be called
+    before Ray is imported, which reads the variable once."""
+    home = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or home.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 @contextlib.contextmanager
 def reached(cluster: str, wait_seconds: float = 60.0) -> Iterator[str]:
     """The address of a cluster's job server; for a file of clusters/ through a tunnel that stands as long as the `with`.
@@ -61,10 +70,11 @@ def reached(cluster: str, wait_seconds: float = 60.0) -> Iterator[str]:
             _wait(process, port, wait_seconds, command, log)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+            for sign in (signal.SIGTERM, signal.SIGKILL):  # its own children, such as ssh, too
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, sign)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
 
 
 def read_cluster_file(cluster: str) -> ClusterFile:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ HEAD_SHARE = 0.001
 SWEEP = "catsweep_sweep"
 """Key of a job's metadata: the sweep's name."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,6 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        choose_authentication()
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         self.client = self._ask(lambda: JobSubmissionClient(address))
 
@@ -130,22 +131,30 @@ class JobServer:
 
     def version(self) -> str:
         """The cluster's Ray version."""
-        return str(self._ask(self.client.get_version))
+        return str(self._ask(lambda: self.client._do_request("GET", "/api/version").json()["ray_version"]))
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
-            return question()
+            with _only(self.address):
+                return question()
         except ClusterError:
             raise
         except Exception as error:  # Ray raises RuntimeError, ConnectionError, its AuthenticationError and others
             raise ClusterError(_refusal(self.address, error)) from None
 
 
-def choose_authentication() -> None:
-    """Send the token where there is one: clusters want it, but a client does not send it unless it is told to."""
-    home = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or home.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+@contextlib.contextmanager
+def _only(address: str) -> Iterator[None]:
+    """Ask this cluster within: Ray lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over the address that it is given."""
+    before = os.environ.get(ADDRESS_VARIABLE)
+    os.environ[ADDRESS_VARIABLE] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ADDRESS_VARIABLE]
+        else:
+            os.environ[ADDRESS_VARIABLE] = before
 
 
 def _refusal(address: str, error: Exception) -> str:

@@ -22,6 +22,14 @@ MAX_STEPS = 100_000
 MAX_SECONDS = 5.0
 MAX_SIZE = 10_000_000
 """Characters or items that one operation may make."""
+MAX_WIDTH = 10_000
+_WITH_WIDTH = frozenset(
+    "center ljust rjust zfill expandtabs indent wordwrap batch slice to_bytes tojson".split()
+)
+"""Functions and filters to which a number says how much to make."""
+_WIDTHS = re.compile(
+    r"%(\([^)]*\))?[-+ #0]*(\*|\d{5})|%(\([^)]*\))?[-+ #0]*\d*\.(\*|\d{5})|\{[^{}]*:[^{}]*(\d{5}|\{)"
+)
 
 
 class _Budget(threading.local):
@@ -64,7 +72,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.filters = {name: _bounded_filter(function) for name, function in self.filters.items()}
+        self.filters = {name: _bounded_filter(name, function) for name, function in self.filters.items()}
         self.globals.pop("lipsum", None)
         self.filters["_counted"] = _counted
         self.filters["_joined"] = _joined
@@ -98,28 +106,26 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"{operator} would make a value of more than {MAX_SIZE:,} characters or items")
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call of a function or method, with bounded arguments."""
         _step()
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)  # the sandbox wraps `format`
-        if isinstance(owner, str) and getattr(function, "__name__", "") in ("format", "format_map"):
-            _check_format(owner)
-        _check([owner if isinstance(owner, str | list | tuple) else None, *args, *kwargs.values()])
+        _check(getattr(function, "__name__", ""), owner, [*args, *kwargs.values()])
         return super().call(context, function, *args, **kwargs)
 
 
 def _wrap_joins(parent: nodes.Node) -> None:
-    """Put every `a ~ b` below a node into a check of its size."""
+    """Put every `a ~ b` right below a node into a check of its size."""
+
+    def wrapped(node: Any) -> Any:
+        is_join = isinstance(node, nodes.Concat)
+        return nodes.Filter(node, "_joined", [], [], None, None, lineno=node.lineno) if is_join else node
+
     for field, value in parent.iter_fields():
-        if isinstance(value, nodes.Concat):
-            setattr(parent, field, nodes.Filter(value, "_joined", [], [], None, None, lineno=value.lineno))
-        elif isinstance(value, list):
-            value[:] = [
-                nodes.Filter(one, "_joined", [], [], None, None, lineno=one.lineno)
-                if isinstance(one, nodes.Concat)
-                else one
-                for one in value
-            ]
+        if isinstance(value, list):
+            value[:] = map(wrapped, value)
+        else:
+            setattr(parent, field, wrapped(value))
 
 
 def _joined(text: Any) -> Any:
@@ -129,16 +135,12 @@ def _joined(text: Any) -> Any:
     return text
 
 
-def _bounded_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is counted and whose arguments are checked; how Jinja2 passes its context stays as it was."""
-
-    name = getattr(function, "__name__", "filter").removeprefix("do_")
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         _step()
-        if name == "format":
-            _check_format(str(args[0]))
-        _check([*args, *kwargs.values()])
+        _check(name, args[0] if args else None, [*args[1:], *kwargs.values()])
         return function(*args, **kwargs)
 
     checked.__dict__.update(getattr(function, "__dict__", {}))  # pass_environment and its like
@@ -146,25 +148,20 @@ def _bounded_filter(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _check_format(template: str) -> None:
-    if re.search(r"\d{5}", template):
-        raise SecurityError(f"a format with a width of five digits or more: {template[:40]!r}")
-
-
-def _check(values: list[Any]) -> None:
-    """Raises SecurityError where widths, texts and lists together could make too much: `center(10 ** 9)`, or a
-    replacement of each letter of a long text by a long text."""
+def _check(name: str, value: Any, arguments: list[Any]) -> None:
+    """Raises SecurityError where a function of this name could make too much of a value: `center(10 ** 9)`, a format with
+    such a width, or each letter of a long text replaced by a long text."""
+    if name in _WITH_WIDTH:
+        numbers = [number for number in arguments if isinstance(number, int)]
+        if any(abs(number) > MAX_WIDTH for number in numbers):
+            raise SecurityError(f"{name} with a number beyond {MAX_WIDTH:,}")
+    if name in ("format", "format_map") and isinstance(value, str) and _WIDTHS.search(value):
+        raise SecurityError(f"a format with a width of five digits or more, or one that is an argument: {value[:40]!r}")
     product = 1
-    for value in values:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if abs(value) > 100_000:
-                raise SecurityError(
-                    f"the number {value if abs(value) < 10**20 else '...'} as an argument; at most 100,000"
-                )
-        elif (size := _size(value)) > 1:
-            product *= size
+    for size in map(_size, [value, *arguments]):
+        product *= max(1, size)
     if product > 100 * MAX_SIZE:
-        raise SecurityError("arguments that could make a value of more than a thousand million characters")
+        raise SecurityError(f"{name} of values that could make a thousand million characters together")
 
 
 def _size(value: Any) -> int:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from catsweep.cli.init import init_command
 from catsweep.cli.jobs import submit_command
+from catsweep.cli.main import app
 from catsweep.errors import CatsweepError, ClusterError
 from catsweep.records import read_records
 
@@ -50,6 +52,14 @@ def test_what_a_cluster_could_not_run_is_refused_before_it_is_asked(tmp_path: Pa
     (tmp_path / "project" / "demo.yaml").write_text("name: demo\n")
     with pytest.raises(CatsweepError, match="tasks: found nothing"):
         submit(tmp_path / "project")
+
+
+@pytest.mark.parametrize("command", [["report"], ["curves"], ["status"], ["stop"]])
+@pytest.mark.parametrize("name", ["../other", "a/b", "/etc", ".hidden", "a" * 65])
+def test_a_name_that_leads_out_of_the_root_is_wrong_usage(command: list[str], name: str) -> None:
+    result = CliRunner().invoke(app, [*command, name])
+    assert result.exit_code == 2
+    assert "expected a sweep's name" in " ".join(result.output.replace("│", " ").split())
 
 
 def _free_port() -> int:
@@ -126,7 +136,7 @@ def test_a_sweep_runs_on_two_nodes_is_stopped_and_goes_on(two_nodes: TwoNodes) -
 
 
 @pytest.mark.slow
-def test_every_port_of_the_cluster_listens_on_loopback_and_who_has_no_token_is_refused(two_nodes: TwoNodes) -> None:
+def test_who_has_no_token_is_refused_with_the_way_out(two_nodes: TwoNodes) -> None:
     import urllib.error
     import urllib.request
 

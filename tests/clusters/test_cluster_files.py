@@ -220,6 +220,15 @@ def test_slurm_ends_with_the_drivers_code_and_explains_itself_without_a_sweep(tm
     assert len([call for call in calls if "catsweep run" in call]) == 1, "the second call started nothing"
 
 
+def test_the_tracking_servers_of_this_repository_answer_their_own_machine_only() -> None:
+    folder = CLUSTERS.parent / "mlflow"
+    settings = (folder / "server.env").read_text().splitlines()
+    assert "MLFLOW_HOST=127.0.0.1" in settings
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert published == ["127.0.0.1:5000:5000"]
+
+
 @pytest.mark.parametrize("name", ["slurm.sh", "local.sh"])
 def test_scripts_are_valid_bash_and_serve_on_loopback(name: str) -> None:
     path = CLUSTERS / name

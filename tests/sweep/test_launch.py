@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from catsweep.errors import ClusterError
-from catsweep.sweep.launch import default_cluster, reached, read_cluster_file
+from catsweep.sweep.launch import choose_authentication, default_cluster, reached, read_cluster_file
 
 RAY_UP = """\
 cluster_name: demo
@@ -95,3 +97,21 @@ def test_a_tunnel_stands_as_long_as_it_is_used(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ClusterError, match="needs the command 'kubectl'"), reached(str(tmp_path / "REPORT.yaml")):
         pass
+
+
+def test_the_token_is_sent_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choose_authentication()
+    assert "RAY_AUTH_MODE" not in os.environ
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    choose_authentication()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_the_module_that_chooses_to_send_the_token_loads_no_ray() -> None:
+    command = [sys.executable, "-c", "import sys, catsweep.sweep.launch; print('ray' in sys.modules)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"

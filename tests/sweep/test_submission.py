@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.dashboard.utils import get_address_for_submission_client
 
 from catsweep.errors import ClusterError
 from catsweep.sweep import submission
-from catsweep.sweep.submission import HEAD, Job, JobServer, choose_authentication
+from catsweep.sweep.submission import HEAD, Job, JobServer
 
 
 class FakeServer:
@@ -46,6 +47,10 @@ class FakeServer:
 
     def get_job_logs(self, name: str) -> str:
         return "one line\n"
+
+    def _do_request(self, method: str, place: str) -> SimpleNamespace:
+        assert (method, place) == ("GET", "/api/version")
+        return SimpleNamespace(json=lambda: {"version": "4", "ray_version": "2.60.0"})
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
         for text in ("one ", "line\n"):
@@ -125,14 +130,17 @@ def test_a_server_that_refuses_is_an_error_with_the_way_out_and_without_password
     assert (way_out in str(caught.value)) == (way_out != "me:hunter2")
 
 
-def test_the_token_is_sent_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    choose_authentication()
-    assert "RAY_AUTH_MODE" not in submission.os.environ
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("secret")
-    choose_authentication()
-    assert submission.os.environ["RAY_AUTH_MODE"] == "token"
+def test_the_address_that_is_given_wins_over_rays_variables(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    heard: list[str] = []
+    monkeypatch.setattr(server, "list_jobs", lambda: heard.append(get_address_for_submission_client("http://other:1")) or [])
+    assert JobServer("http://head:8265").jobs("mine") == []
+    assert heard == ["http://head:8265"]
+    assert "RAY_API_SERVER_ADDRESS" not in submission.os.environ
+
+
+def test_the_version_of_a_cluster_is_that_of_its_ray(server: FakeServer) -> None:
+    assert JobServer("http://head:8265").version() == "2.60.0"
