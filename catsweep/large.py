@@ -128,7 +128,14 @@ class LargeModel:
 
     def _finetune(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
         training = TrainingSpec(
-            steps=finetune.steps, batch_size=finetune.batch_size, learning_rate=finetune.learning_rate, loss=XentLoss()
+            steps=finetune.steps,
+            batch_size=finetune.batch_size,
+            learning_rate=finetune.learning_rate,
+            loss=XentLoss(),
+            micro_batch_size=finetune.micro_batch_size,
+            gradient_checkpointing=finetune.gradient_checkpointing,
+            bf16=finetune.bf16,
+            torch_compile=finetune.torch_compile,
         )
         work = folder.with_name(f"{folder.name}.unfinished")
         work.mkdir(parents=True, exist_ok=True)

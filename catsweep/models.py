@@ -30,7 +30,7 @@ from catsweep.errors import ModelError
 from catsweep.spec.base import digest
 from catsweep.spec.model import AnyModel, BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, TokenizerSpec
 from catsweep.spec.yaml import did_you_mean
-from catsweep.tensors import Batch
+from catsweep.tensors import Batch, to_device
 
 Architecture = Literal["decoder", "encoder_decoder"]
 TRUSTED_VARIABLE = "CATSWEEP_TRUST_REMOTE_CODE"
@@ -299,7 +299,7 @@ class TargetLogits(nn.Module):
         """
         if batch.decoder_input_ids_BT is not None:
             return False
-        batch = _excerpt(batch, num_positions=16)
+        batch = to_device(_excerpt(batch, num_positions=16), self.model.device)
         training = self.model.training
         self.model.eval()
         head = self.model.get_output_embeddings()
@@ -317,6 +317,22 @@ class TargetLogits(nn.Module):
             head.weight.div_(factor)
             self.model.train(training)
         return self.fast
+
+
+def checkpoint_activations(module: TargetLogits) -> None:
+    """From now on keep only the layers' inputs in training, and compute the rest again in the backward pass. Raises
+    ModelError."""
+    options = {"use_reentrant": False}
+    try:
+        if hasattr(module.model, "activation_checkpointing_enable"):  # the name in later transformers
+            module.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    except ValueError as error:
+        raise ModelError(
+            f"gradient_checkpointing: {type(module.model).__name__} cannot do it ({error}); expected a model of transformers "
+            "that can. Leave the switch out"
+        ) from None
 
 
 def _excerpt(batch: Batch, *, num_positions: int) -> Batch:

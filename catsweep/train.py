@@ -29,7 +29,7 @@ from catsweep.errors import TrialDivergedError
 from catsweep.filters.injected import detection
 from catsweep.losses import Loss, build_loss
 from catsweep.mixing import MixtureOrder
-from catsweep.models import Architecture, TargetLogits
+from catsweep.models import Architecture, TargetLogits, checkpoint_activations
 from catsweep.records import append_step, read_steps
 from catsweep.spec.training import TrainingSpec
 from catsweep.tensors import Batch, LossInputs, TeacherSignal, to_device
@@ -194,7 +194,11 @@ def train(
     loss = build_loss(spec.loss)
     # Before a checkpoint is loaded: the weights that the trial's seed gave, also when it goes on.
     initial = frozen_copy(module) if judges_by_initial(spec) else None
+    if spec.gradient_checkpointing:
+        checkpoint_activations(module)
     replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
+    if spec.torch_compile:
+        replicated = torch.compile(replicated, dynamic=True)  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
     )
@@ -279,9 +283,11 @@ def _step(
         last = number == len(micro_batches) - 1
         with nullcontext() if last or workers.size == 1 else replicated.no_sync():  # type: ignore[operator]
             batch = to_device(data.batch(indices), workers.device)
-            with torch.no_grad():
-                initial_NV = None if initial is None else initial(batch)
-            logits_NV, targets_N, teacher = replicated(batch), batch.target_ids_N, batch.teacher
+            with torch.autocast(workers.device.type, torch.bfloat16, enabled=spec.bf16):
+                with torch.no_grad():
+                    initial_NV = None if initial is None else initial(batch)
+                logits_NV = replicated(batch)
+            targets_N, teacher = batch.target_ids_N, batch.teacher
             output = loss(
                 LossInputs(logits_NV, targets_N, teacher, generator, step, spec.steps, initial_NV, batch.injected_N)
             )

@@ -139,6 +139,45 @@ def test_one_and_four_micro_batches_of_further_losses_take_the_same_steps(loss: 
     assert torch.allclose(whole, split, rtol=1e-6, atol=1e-7)
 
 
+def test_activation_checkpointing_takes_the_same_steps() -> None:
+    switched = run(spec(CatXentLoss(), gradient_checkpointing=True, micro_batch_size=4, max_grad_norm=None))
+    assert torch.allclose(run(spec(CatXentLoss(), max_grad_norm=None)), switched, rtol=1e-5, atol=1e-6)
+
+
+def test_activation_checkpointing_keeps_no_activations_of_the_layers() -> None:
+    saved: list[list[int]] = []
+    for switch in (False, True):
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run(spec(XentLoss(), steps=1, gradient_checkpointing=switch))
+        saved.append(sizes)
+    assert len(saved[1]) < len(saved[0]) / 1.5
+
+
+def test_a_run_in_bfloat16_keeps_float32_weights_that_stay_near_those_of_float32(tmp_path: Path) -> None:
+    plain, half = (
+        run(spec(CatXentLoss(), bf16=switch, schedule="constant"), folder=tmp_path / f"{switch}")
+        for switch in (False, True)
+    )
+    assert half.dtype == torch.float32
+    start = flat(module())
+    assert not torch.equal(plain, half)
+    assert torch.nn.functional.cosine_similarity(plain - start, half - start, dim=0) > 0.9
+    losses = [[step["train/loss"] for step in read_steps(tmp_path / f"{switch}")] for switch in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.slow  # the compiler takes a minute
+def test_compiled_steps_are_the_same_steps() -> None:
+    compiled = run(spec(CatXentLoss(), torch_compile=True, max_grad_norm=None))
+    assert torch.allclose(run(spec(CatXentLoss(), max_grad_norm=None)), compiled, rtol=1e-4, atol=1e-5)
+
+
 def _rank(rank: int, store: str, result: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)

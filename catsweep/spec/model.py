@@ -7,6 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from catsweep.spec.base import Json, Mismatch, Name, Spec
+from catsweep.spec.switches import (
+    OFF,
+    Bf16,
+    GradientCheckpointing,
+    MicroBatch,
+    TorchCompile,
+    check_bf16,
+    check_micro_batch,
+    without_off,
+)
 
 
 class ByteTokenizer(Spec):
@@ -82,6 +92,10 @@ class FinetuneSpec(Spec):
         "on. Useless as a filter; there to show by how much",
     )
     seed: int = Field(0, description="Seed of weights and data order", ge=0)
+    micro_batch_size: MicroBatch = None
+    gradient_checkpointing: GradientCheckpointing = False
+    bf16: Bf16 = False
+    torch_compile: TorchCompile = False
 
     @property
     def train_split(self) -> str:
@@ -95,6 +109,11 @@ class FinetuneSpec(Spec):
             return data
         given = data.get("holdout") is not None or data.get("cross_fit") is not None
         return data if given else {**data, "holdout": 0.5}
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> FinetuneSpec:
+        check_micro_batch(self.micro_batch_size, self.batch_size)
+        return self
 
     @model_validator(mode="after")
     def _one_way(self) -> FinetuneSpec:
@@ -113,7 +132,8 @@ class FinetuneSpec(Spec):
         data: Json = handler(self)
         unused = [name for name in ("holdout", "cross_fit") if data[name] is None]
         unused += ["unseen_signal"] if self.unseen_signal else []
-        return {name: value for name, value in data.items() if name not in unused}
+        used = {name: value for name, value in data.items() if name not in unused}
+        return without_off(used, {**OFF, "micro_batch_size": None})
 
 
 class LargePretrained(PretrainedModel):
@@ -121,11 +141,21 @@ class LargePretrained(PretrainedModel):
 
     finetune: FinetuneSpec | None = Field(None, description="Train it on each task first; absent: used as it is")
 
+    @model_validator(mode="after")
+    def _float32_weights(self) -> LargePretrained:
+        check_bf16("finetune", self.finetune is not None and self.finetune.bf16, self.dtype)
+        return self
+
 
 class LargeScratch(ScratchModel):
     """The large model from a config; without a fine-tune it would answer at random."""
 
     finetune: FinetuneSpec = Field(description="How it is trained on each task")
+
+    @model_validator(mode="after")
+    def _float32_weights(self) -> LargeScratch:
+        check_bf16("finetune", self.finetune.bf16, self.dtype)
+        return self
 
 
 class _ChainModel(Spec):

@@ -20,6 +20,7 @@ from catsweep.spec.mixture import TaskEntry, Unit
 from catsweep.spec.model import ChainModel, ChainPretrained, LargePretrained, LargeScratch, LargeSpec, SmallSpec
 from catsweep.spec.noise import LabelNoise
 from catsweep.spec.search import ObjectiveSpec, SearchSpec
+from catsweep.spec.switches import check_bf16
 from catsweep.spec.training import TrainingSpec
 
 
@@ -161,6 +162,11 @@ class SweepSpec(Spec):
                 found=f"a filter that asks {', '.join(unknown)}",
                 expected=f"models among {', '.join([*names, 'large'])}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _float32_weights(self) -> SweepSpec:
+        check_bf16("training", self.training.bf16, self.small.dtype)
         return self
 
     @model_serializer(mode="wrap")

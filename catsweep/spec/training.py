@@ -16,6 +16,7 @@ from pydantic import (
 from catsweep.spec.base import Json, Mismatch, Spec
 from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.filters import FilterSpec, NamedQuadrants
+from catsweep.spec.switches import Bf16, GradientCheckpointing, MicroBatch, TorchCompile, check_micro_batch, without_off
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
@@ -128,7 +129,7 @@ class TrainingSpec(Spec):
 
     steps: int = Field(description="Optimiser steps", ge=1)
     batch_size: int = Field(32, description="Examples a step over all workers", ge=1)
-    micro_batch_size: int | None = Field(None, description="Examples in memory at once, a worker; default: all", ge=1)
+    micro_batch_size: MicroBatch = None
     learning_rate: float = Field(1e-4, description="Peak learning rate of AdamW", gt=0, le=1)
     weight_decay: float = Field(0.0, description="AdamW's decoupled weight decay", ge=0, le=1)
     warmup_share: float = Field(0.05, description="Share of the steps in which the learning rate rises", ge=0, lt=1)
@@ -140,6 +141,14 @@ class TrainingSpec(Spec):
     federated: FederatedSpec | None = Field(
         None, description="Train on clients that average weights; null: in one place"
     )
+    gradient_checkpointing: GradientCheckpointing = False
+    bf16: Bf16 = False
+    torch_compile: TorchCompile = False
+
+    @model_serializer(mode="wrap")
+    def _without_switches_that_are_off(self, handler: SerializerFunctionWrapHandler) -> Json:
+        data: Json = handler(self)
+        return without_off(data)
 
     @property
     def num_clients(self) -> int:
@@ -157,6 +166,12 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> TrainingSpec:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
+        check_micro_batch(self.micro_batch_size, self.batch_size)
+        return self
+
+    @model_validator(mode="after")
+    def _clients_train_plainly(self) -> TrainingSpec:
+        switches = [name for name in ("gradient_checkpointing", "torch_compile") if getattr(self, name)]
+        if self.federated is not None and switches:
+            raise Mismatch(found=f"federated with {' and '.join(switches)}", expected="clients without them")
         return self
