@@ -190,7 +190,7 @@ def generate(
     )
     model.generation_config = config  # a checkpoint's own may add processors or beams
     recorder = _Recorder()
-    sequences = model.generate(
+    sequences = module.generate(
         input_ids=input_ids.to(device),
         attention_mask=mask.to(device),
         generation_config=config,

@@ -23,6 +23,7 @@ from catsweep.data import TaskData, TokenSplit
 from catsweep.evaluate import evaluate
 from catsweep.folds import IntArray
 from catsweep.inputs import Inputs, shared_texts
+from catsweep.lora import add_adapters, merged
 from catsweep.models import (
     Architecture,
     TargetLogits,
@@ -32,6 +33,7 @@ from catsweep.models import (
     model_shape,
 )
 from catsweep.records import building, held, is_complete, write_rows
+from catsweep.sharding import shard, whole_weights
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
 from catsweep.spec.task import TaskSpec
@@ -54,6 +56,7 @@ from catsweep.train import (
     device_name,
     first_rank_says,
     peak_memory_bytes,
+    share_of,
     train,
 )
 
@@ -84,10 +87,17 @@ class LargeModel:
         if self._module is None:
             seed = self.spec.finetune.seed if self.spec.finetune else 0
             model = build_model(self.spec, self.tokenizer, seed=seed, folder=folder)
-            self._module = TargetLogits(model.to(self.workers.device))
+            self._module = TargetLogits(model.to(self.workers.build_device))
             few = data.batch(np.arange(min(4, len(data))))
             self._module.choose_path(few)
         return self._module
+
+    def ready(self, folder: Path | None, data: TrainingData) -> TargetLogits:
+        """The model for passes without a gradient, in shards where its workers hold it together."""
+        module = self.module(folder, data)
+        if self.workers.sharded:
+            shard(module, self.workers.device)
+        return module
 
     def training_data(self, tokens: TokenSplit, only: IntArray | None = None) -> TrainingData:
         """A split, or its examples `only`, as the large model trains on it."""
@@ -137,9 +147,11 @@ class LargeModel:
             bf16=finetune.bf16,
             torch_compile=finetune.torch_compile,
         )
-        work = folder.with_name(f"{folder.name}.unfinished")
+        work = unfinished(folder)
         work.mkdir(parents=True, exist_ok=True)
         module = self.module(None, data)
+        if finetune.lora is not None:
+            add_adapters(module.model, finetune.lora, seed=finetune.seed)
         train(
             module,
             data,
@@ -150,12 +162,15 @@ class LargeModel:
             on_evaluation=lambda step: None,
             folder=work,
         )
+        weights = whole_weights(module)
         if self.workers.rank == 0:
             with building(folder, steps=finetune.steps) as temporary:
-                module.model.save_pretrained(temporary, safe_serialization=True)
+                module.model.save_pretrained(temporary, state_dict=merged(module.model, weights))
                 shutil.copy(work / "steps.jsonl", temporary / "steps.jsonl")
             shutil.rmtree(work)
         barrier(self.workers)
+        if finetune.lora is not None:
+            self._module = None  # its passes take the stored weights, as those of a later process do
 
     def make_signal(
         self,
@@ -178,7 +193,7 @@ class LargeModel:
 
         def look(tokens: TokenSplit, distribution: DistributionSpec | None) -> SignalArrays:
             arrays = teacher_pass(
-                self.module(weights, self.training_data(tokens)),
+                self.ready(weights, self.training_data(tokens)),
                 tokens,
                 architecture=self.architecture,
                 pad_id=self.pad_id,
@@ -205,10 +220,10 @@ class LargeModel:
         """The rows of validation, calibration and test, shared among the ranks."""
         if not is_missing(folder, self.workers):
             return
-        module = self.module(weights, self.training_data(data.tokens("train")))
+        module = self.ready(weights, self.training_data(data.tokens("train")))
         tables, timings = [], list[BatchSeconds]()
         for split in EVALUATION_SPLITS:
-            mine = np.arange(len(data.tokens(split)))[self.workers.rank :: self.workers.size]
+            mine = share_of(len(data.tokens(split)), self.workers)
             rows = evaluate(
                 module, self.tokenizer, data, split, task, task_metrics(task), architecture=self.architecture,
                 batch_size=batch_size, indices=mine, timings=timings,
@@ -221,18 +236,23 @@ class LargeModel:
         barrier(self.workers)
 
 
+def unfinished(folder: Path) -> Path:
+    """Where the parts of a folder lie until it is whole."""
+    return folder.with_name(f"{folder.name}.unfinished")
+
+
 def task_metrics(task: TaskSpec) -> dict[str, Metric]:
     """The metrics of a task by name; the first is the one that is searched."""
     return {item.metric: metric_of(item) for item in task.metric_list}
 
 
 def gather_rows(rows: pa.Table, indices: NDArray[np.int64], workers: Workers) -> pa.Table:
-    """Every rank's rows put together in the order of their indices, on all ranks."""
+    """Every rank's rows put together in the order of their indices, each once, on all ranks."""
     if workers.size == 1:
         return rows
     parts: list[Any] = [None] * workers.size
     dist.all_gather_object(parts, (indices, rows))
-    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+    _, order = np.unique(np.concatenate([part[0] for part in parts]), return_index=True)
     return pa.concat_tables([part[1] for part in parts]).take(pa.array(order)).combine_chunks()
 
 

@@ -173,7 +173,7 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
 
     Each member also has facts of its own, as a task has: prepared/<mixture>/<task>.json.
     """
-    workers = current_workers()
+    workers = current_workers(spec.resources.large.parallel)
     path = prepared_path(root, spec.name, mixture.task)
     trials = root / spec.name / "trials" / mixture.task
     mixed = read_mixture(mixture, spec, root=root)

@@ -245,9 +245,12 @@ class TargetLogits(nn.Module):
         super().__init__()
         self.model = model
         self.fast = False
+        self.sharded = False
+        """Whether the ranks of a process group hold a part of the weights each (see catsweep.sharding)."""
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, *, head: bool = True) -> Tensor:
+        """head: False, where the fast path is taken, gives the hidden states that the head would see."""
         if batch.decoder_input_ids_BT is not None:
             logits_BTV = self.model(
                 input_ids=batch.input_ids_BS,
@@ -256,14 +259,20 @@ class TargetLogits(nn.Module):
                 use_cache=False,
             ).logits
             return logits_BTV[batch.target_mask].float()  # type: ignore[no-any-return]
+        if self.fast and not head:
+            return self._hidden(batch)
         return self._fast(batch) if self.fast else self._own(batch)
+
+    def generate(self, **settings: Any) -> Tensor:
+        """transformers' generate; a model in shards runs on every rank until the last one has ended."""
+        return self.model.generate(synced_gpus=self.sharded, **settings)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def in_parts(self, batch: Batch, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
         """forward(batch) piece by piece: the places of some target tokens and their float32 logits, at most
         `max_logits` numbers at once (at least one token's)."""
         num_rows = max(1, max_logits // self.model.get_output_embeddings().weight.shape[0])
-        whole = self._hidden(batch) if self.fast else self(batch)
+        whole = self(batch, head=not self.fast)
         for start in range(0, len(batch.target_ids_N), num_rows):
             part = slice(start, min(start + num_rows, len(batch.target_ids_N)))
             yield part, self._head(whole[part]) if self.fast else whole[part]

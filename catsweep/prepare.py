@@ -104,7 +104,7 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     Called by every rank where the large model trains on several. Raises DataError, ModelError, and SweepChangedError
     where the sweep has results that were made from other data.
     """
-    workers = current_workers()
+    workers = current_workers(spec.resources.large.parallel)
     path = prepared_path(root, spec.name, task.task)
     trials = root / spec.name / "trials" / task.task
     inputs = read_inputs(task, spec, root=root)

@@ -213,6 +213,7 @@ def build_trial(
         cost=objective_cost(spec.cascade),
         evaluate_at=evaluation_steps(spec.search.scheduler, training.steps),
         evaluation_batch_size=spec.resources.evaluation_batch_size,
+        parallel=spec.resources.parallel,
     )
 
 

@@ -10,6 +10,7 @@ The signal must come from a model that has not seen the example: see FinetuneSpe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,8 @@ def teacher_pass(
 
     vocab_size: entries of the distribution are taken below it, so that they exist for the small model too.
     share: (index, number of shares). This call takes every so manieth batch and leaves zeros elsewhere, so that the sum
-    of all shares is the whole, to the bit: batches and draws do not depend on the number of shares.
+    of all shares is the whole, to the bit: batches and draws do not depend on the number of shares. The shares of a model
+    in shards have equally many batches: who has one less looks at a batch of another share for nothing.
     only: indices of the examples to look at; the targets of all others keep zeros.
     """
     module.eval()
@@ -178,12 +180,18 @@ def teacher_pass(
     lengths = data.prompts.lengths + data.targets.lengths
     by_length = np.argsort(lengths, kind="stable") if only is None else only[np.argsort(lengths[only], kind="stable")]
     index, num_shares = share
-    for start in range(index * batch_size, len(by_length), num_shares * batch_size):
+    starts = list(range(index * batch_size, len(by_length), num_shares * batch_size))
+    num_own = len(starts)
+    if module.sharded:
+        starts += [0] * (math.ceil(len(by_length) / (num_shares * batch_size)) - num_own)
+    for number, start in enumerate(starts):
         generator.manual_seed(int(np.random.default_rng([seed, start]).integers(2**63)))
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
         where = data.target_places(indices)
         for part, logits_NV in module.in_parts(batch):
+            if number >= num_own:
+                break
             here, target_ids_N = where[part], batch.target_ids_N[part]
             rank[here] = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
             logprobs_NV = logits_NV.log_softmax(1)

@@ -1,4 +1,4 @@
-"""Train a model on a task's targets: one process, or one of several that share the batch (DDP).
+"""Train a model on a task's targets: one process, or one of several that share the batch (DDP), or the weights too (FSDP).
 
 Backward runs on sums; one count over every micro-batch and rank of a step scales the gradients before the optimiser's
 step. Otherwise the gradient would depend on how the batch was split.
@@ -31,6 +31,8 @@ from catsweep.losses import Loss, build_loss
 from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits, checkpoint_activations
 from catsweep.records import append_step, read_steps
+from catsweep.sharding import local, release, shard, whole
+from catsweep.spec.sweep import DDP, ParallelSpec
 from catsweep.spec.training import TrainingSpec
 from catsweep.tensors import Batch, LossInputs, TeacherSignal, to_device
 
@@ -40,22 +42,38 @@ LOGGED_STEPS = 100
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that train together. device: where its tensors live."""
+    """This process among those that train together. device: where its tensors live. sharded: whether each holds a part of
+    the weights only (see catsweep.sharding), instead of all of them."""
 
     rank: int
     size: int
     device: torch.device
+    sharded: bool = False
+
+    @property
+    def build_device(self) -> torch.device:
+        """Where a model is built: one that will be cut into shards may not fit on one device."""
+        return torch.device("cpu") if self.sharded else self.device
 
 
-def current_workers() -> Workers:
-    """The process group that Ray Train (or torchrun) set up, else this process alone."""
+def current_workers(parallel: ParallelSpec = DDP) -> Workers:
+    """The process group that Ray Train (or torchrun) set up, else this process alone, which has no use for shards."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = (
         torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
     )
     if dist.is_available() and dist.is_initialized():
-        return Workers(dist.get_rank(), dist.get_world_size(), device)
+        size = dist.get_world_size()
+        return Workers(dist.get_rank(), size, device, sharded=parallel.kind == "fsdp" and size > 1)
     return Workers(0, 1, device)
+
+
+def share_of(num: int, workers: Workers) -> NDArray[np.int64]:
+    """This rank's share of `num` examples, as many on every rank: the last example fills the shares up, so that ranks
+    which hold one model together call it equally often."""
+    mine = np.arange(num)[workers.rank :: workers.size]
+    missing = min(num, math.ceil(num / workers.size) - len(mine))
+    return np.concatenate([mine, np.full(missing, num - 1)]).astype(np.int64)
 
 
 def barrier(workers: Workers) -> None:
@@ -196,18 +214,23 @@ def train(
     initial = frozen_copy(module) if judges_by_initial(spec) else None
     if spec.gradient_checkpointing:
         checkpoint_activations(module)
-    replicated: nn.Module = DistributedDataParallel(module) if workers.size > 1 else module
+    replicated: nn.Module = module
+    if workers.sharded:
+        for model in (module, initial):
+            if model is not None:
+                shard(model, workers.device)
+    elif workers.size > 1:
+        replicated = DistributedDataParallel(module)
     if spec.torch_compile:
         replicated = torch.compile(replicated, dynamic=True)  # type: ignore[assignment]
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(module, spec)
     order = data.order(spec.batch_size, seed)
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0
     module.train()
-    if done in evaluate_at and folder and not was_evaluated(folder, done):
+    if done in evaluate_at and folder and not first_rank_says(was_evaluated(folder, done), workers):
         on_evaluation(done)
+        release(module)
     for step in range(done + 1, spec.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
@@ -218,9 +241,16 @@ def train(
             if folder and workers.rank == 0:
                 append_step(folder, step, metrics)
         if step in evaluate_at:
-            if folder and workers.rank == 0 and step < spec.steps:
+            if folder and step < spec.steps and (workers.rank == 0 or workers.sharded):
                 save_checkpoint(folder, module, optimizer, step)
             on_evaluation(step)
+            release(module)
+
+
+def make_optimizer(module: TargetLogits, spec: TrainingSpec) -> torch.optim.Optimizer:
+    """AdamW over the weights that are trained."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
 def train_part(
@@ -241,9 +271,7 @@ def train_part(
     them; the gradient's norm is their largest. Raises TrialDivergedError.
     """
     loss = build_loss(spec.loss)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(module, spec)
     order = data.order(spec.batch_size, seed)
     module.train()
     total: dict[str, Tensor] = {}
@@ -275,13 +303,13 @@ def _step(
     """One optimiser step; returns sums over the whole batch and the gradient's norm."""
     _seed_torch(mix_seed(seed, step, workers.rank))
     generator = torch.Generator().manual_seed(mix_seed(seed, step, workers.rank, 1))
-    for parameter in replicated.parameters():
-        parameter.grad = None
+    optimizer.zero_grad(set_to_none=True)
     micro_batches = np.array_split(mine, math.ceil(len(mine) / (spec.micro_batch_size or len(mine))))
     total: dict[str, Tensor] = {}
     for number, indices in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
-        with nullcontext() if last or workers.size == 1 else replicated.no_sync():  # type: ignore[operator]
+        # Shards add each micro-batch's gradient to their own part at once: a whole one would take the memory they save.
+        with nullcontext() if last or workers.size == 1 or workers.sharded else replicated.no_sync():  # type: ignore[operator]
             batch = to_device(data.batch(indices), workers.device)
             with torch.autocast(workers.device.type, torch.bfloat16, enabled=spec.bf16):
                 with torch.no_grad():
@@ -299,17 +327,18 @@ def _step(
     if workers.size > 1:
         dist.all_reduce(stacked)
     total = dict(zip(names, stacked, strict=True))
-    # DDP has averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
+    # DDP and FSDP have averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
     count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"]
     count = torch.where(count > 0, count, 1.0)  # weights between 0 and 1 may sum to less than one token
-    parameters = list(replicated.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch._foreach_mul_(
-        [parameter.grad for parameter in parameters if parameter.grad is not None], (workers.size / count).float()
+        [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+        (workers.size / count).float(),
     )
     limit = spec.max_grad_norm if spec.max_grad_norm is not None else math.inf
-    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
     optimizer.step()
-    return total | {"grad_norm": norm.detach(), "denominator": count}
+    return total | {"grad_norm": norm, "denominator": count}
 
 
 def readable(sums: Mapping[str, Tensor | float], spec: TrainingSpec, step: int) -> dict[str, float]:

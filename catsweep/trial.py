@@ -30,6 +30,7 @@ from catsweep.evaluate import evaluate
 from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
 from catsweep.filters.injected import DETECTION
 from catsweep.large import EVALUATION_SPLITS, gather_rows, task_metrics
+from catsweep.lora import add_adapters, merged, num_parameters, num_trained_parameters
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
 from catsweep.prepare import Prepared, load_prepared
 from catsweep.records import (
@@ -42,6 +43,7 @@ from catsweep.records import (
     write_record,
     write_rows,
 )
+from catsweep.sharding import whole_weights
 from catsweep.spec.filters import CleanOnlyFilter, NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
@@ -50,7 +52,7 @@ from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec
 from catsweep.teacher import any_of, load_signal
 from catsweep.tensors import TeacherSignal
-from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, train
+from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, share_of, train
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
@@ -67,15 +69,17 @@ def run_trial(
     Raises TrialDivergedError where the loss is not finite.
     """
     started_at = time.time()
-    workers = current_workers()
+    workers = current_workers(spec.parallel)
     torch.manual_seed(spec.seed)
     unit = [Member(task, load_prepared(root, spec.sweep, result_name(spec.task, task))) for task in members(spec.task)]
     tokenizer = unit[0].prepared.tokenizer()
-    model = build_model(spec.small, tokenizer, seed=spec.seed).to(workers.device)
+    model = build_model(spec.small, tokenizer, seed=spec.seed).to(workers.build_device)
     module = TargetLogits(model)
     start_id = getattr(model.config, "decoder_start_token_id", None)
     training_data = make_training_data(spec, unit, pad_id=int(tokenizer.pad_token_id), start_id=start_id)
     module.choose_path(training_data.batch(np.arange(min(4, len(training_data)))))
+    if spec.training.lora is not None:
+        add_adapters(model, spec.training.lora, seed=spec.seed)
 
     timings: list[BatchSeconds] = []
 
@@ -84,7 +88,7 @@ def run_trial(
         tables = []
         for member in unit:
             data = member.prepared.task_data()
-            mine = np.arange(len(data.tokens(split)))[workers.rank :: workers.size]
+            mine = share_of(len(data.tokens(split)), workers)
             rows = evaluate(
                 module,
                 tokenizer,
@@ -118,10 +122,11 @@ def run_trial(
             record = make_record(
                 spec, unit, training_data, keys, module, objective, metrics, started_at, timings, found
             )
+            weights = whole_weights(module) if spec.role == "confirm" else {}
             if workers.rank == 0:
                 write_rows(folder / "rows.parquet", join_rows(spec.task, [rows, *others]))
                 if spec.role == "confirm":
-                    model.save_pretrained(folder / "model", safe_serialization=True)
+                    model.save_pretrained(folder / "model", state_dict=merged(model, weights))
                     tokenizer.save_pretrained(folder / "model")
                 write_record(folder, record)
             if workers.size > 1:
@@ -295,7 +300,7 @@ def make_record(
         started_at=started_at,
         ended_at=time.time(),
         train_flops=flops_a_step * spec.training.steps * spec.training.num_clients,
-        num_parameters=sum(parameter.numel() for parameter in module.model.parameters()),
+        num_parameters=num_parameters(module.model),
         small_shape=small_shape.to_dict(),
         large_shape=large_shape.to_dict(),
         facts=run_facts()
@@ -303,6 +308,7 @@ def make_record(
             "keys": keys,
             "latency": latency.to_dict() if latency else None,
             "target_positions_only": module.fast,
+            "num_trained_parameters": num_trained_parameters(module.model),
             "peak_memory_bytes": peak_memory_bytes(),
             **({"noise": noise} if noise else {}),
         },

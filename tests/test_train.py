@@ -17,6 +17,7 @@ from catsweep.data import Tokens, TokenSplit
 from catsweep.errors import TrialDivergedError
 from catsweep.models import TargetLogits, build_model, make_tokenizer
 from catsweep.records import read_steps
+from catsweep.sharding import whole
 from catsweep.spec.filters import NamedQuadrants, SoftFilter, ThresholdFilter, TopKFilter
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.training import (
@@ -81,7 +82,7 @@ def spec(loss: LossSpec, **fields: object) -> TrainingSpec:
 
 
 def flat(trained: TargetLogits) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trained.parameters()])
+    return torch.cat([whole(parameter).flatten() for parameter in trained.parameters()])
 
 
 def run(

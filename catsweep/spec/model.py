@@ -11,6 +11,7 @@ from catsweep.spec.switches import (
     OFF,
     Bf16,
     GradientCheckpointing,
+    Lora,
     MicroBatch,
     TorchCompile,
     check_bf16,
@@ -96,6 +97,7 @@ class FinetuneSpec(Spec):
     gradient_checkpointing: GradientCheckpointing = False
     bf16: Bf16 = False
     torch_compile: TorchCompile = False
+    lora: Lora = None
 
     @property
     def train_split(self) -> str:

@@ -46,16 +46,30 @@ class DataSpec(Spec):
         return {name: value for name, value in data.items() if name != "label_noise" or value is not None}
 
 
+class ParallelSpec(Spec):
+    """How several workers hold one model."""
+
+    kind: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="ddp: each worker holds all of it. fsdp: each holds its share of the weights, gradients and the "
+        "optimiser's state (torch's FSDP2), also while answering; results are the same",
+    )
+
+
+DDP = ParallelSpec()
+
+
 class WorkerSpec(Spec):
     """What one worker process holds on the cluster."""
 
     num_workers: int = Field(
-        1, description="Worker processes; two or more train with DDP under Ray Train", ge=1, le=4096
+        1, description="Worker processes; two or more share the batch under Ray Train", ge=1, le=4096
     )
     cpus_per_worker: float = Field(1, description="CPU cores a worker", gt=0)
     gpus_per_worker: float = Field(
         0, description="GPUs a worker: whole ones, or with one worker a fraction of one that trials share", ge=0
     )
+    parallel: ParallelSpec = Field(DDP, description="How several workers hold the model")
 
     def describe(self) -> str:
         """2 x 4 CPUs and 1 GPUs."""
@@ -69,6 +83,17 @@ class WorkerSpec(Spec):
             found = f"{value:g} GPUs a worker" + (f" with num_workers: {workers}" if workers > 1 else "")
             raise Mismatch(found=found, expected="a whole number of GPUs, or a fraction below one with num_workers: 1")
         return value
+
+    @model_validator(mode="after")
+    def _shards_need_workers(self) -> WorkerSpec:
+        if self.parallel.kind == "fsdp" and self.num_workers == 1:
+            raise Mismatch(found="parallel: {kind: fsdp} with num_workers: 1", expected="two or more workers")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_ddp(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """The default changes no stored settings."""
+        return _without_default(handler(self), "parallel", DDP.to_json())
 
 
 class ResourcesSpec(WorkerSpec):
@@ -176,6 +201,10 @@ class SweepSpec(Spec):
         return {name: value for name, value in data.items() if name != "chain" or value}
 
 
+def _without_default(data: Json, name: str, default: object) -> Json:
+    return {key: value for key, value in data.items() if key != name or value != default}
+
+
 def _data_way(model: LargePretrained | LargeScratch) -> float | None:
     return model.finetune.holdout if model.finetune else None
 
@@ -214,6 +243,11 @@ class TrialSpec(Spec):
         description="Steps after which validation is evaluated and reported; ends at `steps`"
     )
     evaluation_batch_size: int = Field(description="Examples in memory at once while evaluating", ge=1)
+    parallel: ParallelSpec = Field(DDP, description="How several workers hold the model")
+
+    @model_serializer(mode="wrap")
+    def _without_ddp(self, handler: SerializerFunctionWrapHandler) -> Json:
+        return _without_default(handler(self), "parallel", DDP.to_json())
 
     @property
     def trial_id(self) -> str:

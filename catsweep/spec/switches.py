@@ -5,11 +5,11 @@ All of them are off by default, and what is off is not written: it changes no st
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from catsweep.spec.base import Json, Mismatch
+from catsweep.spec.base import Json, Mismatch, Spec
 
 MicroBatch = Annotated[
     int | None,
@@ -34,7 +34,23 @@ Bf16 = Annotated[
 ]
 TorchCompile = Annotated[bool, Field(description="Compile the training steps (torch.compile, dynamic shapes)")]
 
-OFF: Json = {"gradient_checkpointing": False, "bf16": False, "torch_compile": False}
+
+class LoraSpec(Spec):
+    """Low-rank adapters (arXiv 2106.09685), trained in place of the weights and added to them at the end."""
+
+    r: int = Field(8, description="Rank of the adapters", ge=1, le=4096)
+    alpha: float = Field(16, description="Adapters are scaled by alpha / r", gt=0)
+    target_modules: list[str] | Literal["all-linear"] | None = Field(
+        None,
+        description="Last parts of the names of the linear layers that get adapters, such as [q_proj, v_proj]; all-linear: "
+        "all but the head; null: those that peft takes for the model's type",
+    )
+    dropout: float = Field(0.0, description="Dropout before the adapters", ge=0, lt=1)
+
+
+Lora = Annotated[LoraSpec | None, Field(description="Train low-rank adapters only; null: all weights")]
+
+OFF: Json = {"gradient_checkpointing": False, "bf16": False, "torch_compile": False, "lora": None}
 
 
 def without_off(data: Json, off: Json = OFF) -> Json:

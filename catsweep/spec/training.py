@@ -16,7 +16,15 @@ from pydantic import (
 from catsweep.spec.base import Json, Mismatch, Spec
 from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.filters import FilterSpec, NamedQuadrants
-from catsweep.spec.switches import Bf16, GradientCheckpointing, MicroBatch, TorchCompile, check_micro_batch, without_off
+from catsweep.spec.switches import (
+    Bf16,
+    GradientCheckpointing,
+    Lora,
+    MicroBatch,
+    TorchCompile,
+    check_micro_batch,
+    without_off,
+)
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
@@ -144,6 +152,7 @@ class TrainingSpec(Spec):
     gradient_checkpointing: GradientCheckpointing = False
     bf16: Bf16 = False
     torch_compile: TorchCompile = False
+    lora: Lora = None
 
     @model_serializer(mode="wrap")
     def _without_switches_that_are_off(self, handler: SerializerFunctionWrapHandler) -> Json:
@@ -171,7 +180,7 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="after")
     def _clients_train_plainly(self) -> TrainingSpec:
-        switches = [name for name in ("gradient_checkpointing", "torch_compile") if getattr(self, name)]
+        switches = [name for name in ("gradient_checkpointing", "torch_compile", "lora") if getattr(self, name)]
         if self.federated is not None and switches:
             raise Mismatch(found=f"federated with {' and '.join(switches)}", expected="clients without them")
         return self
