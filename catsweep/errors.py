@@ -7,6 +7,7 @@ CatsweepError                what was found, what was expected, and the next mov
 |-- TableError               a table of foreign results cannot be read as a cascade              (exit 2)
 |-- SweepChangedError        the sweep on storage was made with other settings                   (exit 2)
 |-- StorageError             a file on storage is damaged, missing or held by another driver     (exit 1)
+|-- EndpointError            a served model cannot be asked, or does not answer                 (exit 1)
 |-- ClusterError             the Ray cluster cannot run what is asked of it                      (exit 1)
 `-- TrialDivergedError       the training loss became NaN or infinite; the trial ends, the sweep goes on
 """
@@ -87,6 +88,10 @@ class SweepChangedError(CatsweepError):
 
 class StorageError(CatsweepError):
     """A file on storage is damaged, missing, or held by another driver."""
+
+
+class EndpointError(CatsweepError):
+    """A served model cannot be asked, or does not answer."""
 
 
 class ClusterError(CatsweepError):

@@ -101,7 +101,7 @@ def evaluate(
         answers |= dict(zip(batch.tolist(), answered, strict=True))
     module.train(training)
     ordered = [answers[index] for index in chosen.tolist()]
-    return _table(ordered, texts.take(pa.array(chosen)), split, metrics)
+    return answer_table(ordered, texts.take(pa.array(chosen)), split, metrics)
 
 
 def _timed(answers: Sequence[Answer], seconds: float) -> BatchSeconds:
@@ -110,7 +110,8 @@ def _timed(answers: Sequence[Answer], seconds: float) -> BatchSeconds:
     return BatchSeconds(len(answers), prompts, outputs, seconds)
 
 
-def _table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict[str, Metric]) -> pa.Table:
+def answer_table(answers: Sequence[Answer], texts: pa.Table, split: str, metrics: dict[str, Metric]) -> pa.Table:
+    """The rows of answers to the examples of `texts`."""
     references = texts["references"].to_pylist()
     keys = texts["key"].to_pylist() if "key" in texts.column_names else [None] * len(answers)
     columns: dict[str, object] = {
@@ -201,14 +202,14 @@ def generate(
     ended = (new_BT == tokenizer.eos_token_id).cpu().numpy()
     lengths = np.where(ended.any(1), ended.argmax(1) + 1, new_BT.shape[1])
     tokens = [row[:length].tolist() for row, length in zip(new_BT, lengths, strict=True)]
-    ends = [_cut(tokenizer, ids, until) for ids in tokens]
+    ends = [cut_output(tokenizer, ids, until) for ids in tokens]
     return [
-        Answer(output.strip(), len(prompt), *_columns(statistics[row, :num_tokens]))
+        Answer(output.strip(), len(prompt), *answer_columns(statistics[row, :num_tokens]))
         for row, ((output, num_tokens), prompt) in enumerate(zip(ends, prompts, strict=True))
     ]
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> tuple[str, int]:
+def cut_output(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> tuple[str, int]:
     """The text of output tokens before the first text of `until`, and how many tokens it takes to see that text."""
 
     def decode(num_tokens: int) -> str:
@@ -251,7 +252,7 @@ def score_choices(
         sums = np.array([part[:, 0].sum() for part in mine], dtype=np.float32)
         counts = np.array([len(part) for part in mine], dtype=np.int32)
         picked = int(np.argmax(sums / counts if normalize == "tokens" else sums))
-        answers.append(Answer(texts[picked], len(data.prompts[index]), *_columns(mine[picked]), sums, counts))
+        answers.append(Answer(texts[picked], len(data.prompts[index]), *answer_columns(mine[picked]), sums, counts))
     return answers
 
 
@@ -293,6 +294,6 @@ def _choice_statistics(
     return np.split(statistics, np.cumsum(lengths)[:-1])
 
 
-def _columns(statistics: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The three columns of `token_statistics`, as arrays of their own."""
+def answer_columns(statistics: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The three columns of `token_statistics`, as an Answer takes them."""
     return statistics[:, 0].copy(), statistics[:, 1].copy(), statistics[:, 2].copy()

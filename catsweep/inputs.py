@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from catsweep.errors import DataError
+from catsweep.errors import DataError, ModelError
 from catsweep.folds import Folds, cut_folds
 from catsweep.models import (
     Architecture,
@@ -221,7 +221,21 @@ def tokenizer_of_pair(
     large = load_tokenizer(large_spec, texts())
     small_config, large_config = load_config(spec.small, small), load_config(spec.large, large)
     check_pair(small, large, small_config, large_config)
+    check_served(spec, architecture_of(large_config))
     return small, architecture_of(small_config)
+
+
+def check_served(spec: SweepSpec, architecture: Architecture) -> None:
+    """Raise ModelError where a server cannot give what the sweep needs of its large model."""
+    if not isinstance(spec.large, LargePretrained) or spec.large.endpoint is None:
+        return
+    if architecture != "decoder":
+        raise ModelError(f"large.endpoint: found an {architecture}; expected a decoder, whose prompts a server judges")
+    if needs_distribution(spec) and spec.distribution.kind == "sampled":
+        raise ModelError(
+            "large.endpoint: found losses that distil with `distribution: {kind: sampled}`; expected {kind: top_k}, since a "
+            "server tells the most probable tokens only"
+        )
 
 
 def large_with_tokenizer(large: LargePretrained | LargeScratch, small: AnyModel) -> AnyModel:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.data import TaskData, TokenSplit
+from catsweep.endpoint import Endpoint
 from catsweep.evaluate import evaluate
 from catsweep.folds import IntArray
 from catsweep.inputs import Inputs, shared_texts
@@ -33,6 +34,7 @@ from catsweep.models import (
     model_shape,
 )
 from catsweep.records import building, held, is_complete, write_rows
+from catsweep.served import served_rows, served_signal
 from catsweep.sharding import shard, whole_weights
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec
@@ -81,6 +83,7 @@ class LargeModel:
         self.pad_id = int(tokenizer.pad_token_id)
         self.start_id = getattr(self.config, "decoder_start_token_id", None)
         self._module: TargetLogits | None = None
+        self.served = spec.endpoint if isinstance(spec, LargePretrained) else None
 
     def module(self, folder: Path | None, data: TrainingData | MixedData) -> TargetLogits:
         """The model itself, loaded once. folder: of its fine-tuned weights. data: something to try it on."""
@@ -190,6 +193,18 @@ class LargeModel:
         """
         if not is_missing(folder, self.workers):
             return
+        if self.served is not None:
+            parts = unfinished(folder)
+            with held(parts):
+                if is_complete(folder):  # another sweep has asked meanwhile
+                    return
+                size, server = len(self.tokenizer), Endpoint(self.served)
+                found = served_signal(server, tokens, distribution, vocab_size=size, parts=parts, only=only)
+                found = found if only is None else found.take(target_places(tokens, only))
+                with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
+                    found.save(temporary)
+                shutil.rmtree(parts, ignore_errors=True)
+            return
 
         def look(tokens: TokenSplit, distribution: DistributionSpec | None) -> SignalArrays:
             arrays = teacher_pass(
@@ -219,6 +234,19 @@ class LargeModel:
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
         """The rows of validation, calibration and test, shared among the ranks."""
         if not is_missing(folder, self.workers):
+            return
+        if self.served is not None:
+            parts, server = unfinished(folder), Endpoint(self.served)
+            with held(parts):
+                if is_complete(folder):
+                    return
+                served = [
+                    served_rows(server, self.tokenizer, data, split, task, task_metrics(task), parts=parts / split)
+                    for split in EVALUATION_SPLITS
+                ]
+                with building(folder, latency=None) as temporary:
+                    write_rows(temporary / "rows.parquet", pa.concat_tables(served))
+                shutil.rmtree(parts, ignore_errors=True)
             return
         module = self.ready(weights, self.training_data(data.tokens("train")))
         tables, timings = [], list[BatchSeconds]()

@@ -28,7 +28,15 @@ from transformers import (
 from catsweep.cascade.cost import ModelShape
 from catsweep.errors import ModelError
 from catsweep.spec.base import digest
-from catsweep.spec.model import AnyModel, BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, TokenizerSpec
+from catsweep.spec.model import (
+    AnyModel,
+    BpeTokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    LargePretrained,
+    PretrainedModel,
+    TokenizerSpec,
+)
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tensors import Batch, to_device
 
@@ -44,7 +52,10 @@ MAX_LOGITS = 2**26
 
 def model_key(spec: AnyModel) -> str:
     """A key that changes with the model: its spec and, for a local checkpoint, its files."""
-    facts: dict[str, object] = {"spec": spec.to_json()}
+    stored = spec.to_json()
+    if isinstance(spec, LargePretrained) and spec.endpoint is not None:
+        stored["endpoint"] = spec.endpoint.identity()
+    facts: dict[str, object] = {"spec": stored}
     if isinstance(spec, PretrainedModel) and Path(spec.pretrained).is_dir():
         facts["files"] = [_fingerprint(path) for path in sorted(Path(spec.pretrained).iterdir()) if path.is_file()]
     return digest(facts)

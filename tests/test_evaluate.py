@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from catsweep.data import Tokens, TokenSplit, sequence_batch
-from catsweep.evaluate import Answer, _cut, generate, score_choices, token_statistics
+from catsweep.evaluate import Answer, cut_output, generate, score_choices, token_statistics
 from catsweep.models import TargetLogits, architecture_of, build_model, make_tokenizer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
@@ -184,4 +184,4 @@ def test_outputs_are_what_was_generated_whatever_clean_up_a_checkpoint_asks_for(
     tokenizer = make_tokenizer(ByteTokenizer(), [])
     tokenizer.clean_up_tokenization_spaces = True
     text = "it 's what I do n't know ."
-    assert _cut(tokenizer, tokenizer(text)["input_ids"], ())[0] == text
+    assert cut_output(tokenizer, tokenizer(text)["input_ids"], ())[0] == text

@@ -28,7 +28,7 @@ def resolve_checkpoints(document: Document) -> list[Problem]:
         found = next((folder for folder in (document.path.parent / path, path) if folder.is_dir()), None)
         if found is not None:
             fields["pretrained"] = str(found.resolve())
-            problems += _missing_files(document, place, found)
+            problems += _missing_files(document, place, found, is_served="endpoint" in fields)
         elif given.startswith(("/", "./", "../", "~")):
             expected = "a folder with config.json, safetensors and the tokeniser's files, or a name on the hub"
             hint = f"A path is relative to {document.path.parent.resolve()}"
@@ -36,11 +36,11 @@ def resolve_checkpoints(document: Document) -> list[Problem]:
     return problems
 
 
-def _missing_files(document: Document, place: tuple[str | int, ...], folder: Path) -> list[Problem]:
+def _missing_files(document: Document, place: tuple[str | int, ...], folder: Path, *, is_served: bool) -> list[Problem]:
     missing = []
     if not (folder / "config.json").is_file():
         missing.append("config.json")
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not is_served:
         missing.append("*.safetensors")
     if not any(folder.glob("tokenizer*")) and not any(folder.glob("*.model")) and not any(folder.glob("vocab*")):
         missing.append("a tokeniser's files")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from catsweep.spec.base import Json, Mismatch, Name, Spec
+from catsweep.spec.endpoint import EndpointSpec
 from catsweep.spec.switches import (
     OFF,
     Bf16,
@@ -142,6 +143,29 @@ class LargePretrained(PretrainedModel):
     """The large model from a checkpoint."""
 
     finetune: FinetuneSpec | None = Field(None, description="Train it on each task first; absent: used as it is")
+    endpoint: EndpointSpec | None = Field(
+        None,
+        description="Ask a server instead of loading weights. `pretrained` then names the tokeniser and the config alone; "
+        "default: endpoint.model",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_endpoint(cls, data: Any) -> Any:
+        endpoint = data.get("endpoint") if isinstance(data, dict) else None
+        return {"pretrained": endpoint.get("model"), **data} if isinstance(endpoint, dict) else data
+
+    @model_validator(mode="after")
+    def _served_as_it_is(self) -> LargePretrained:
+        if self.endpoint is not None and self.finetune is not None:
+            raise Mismatch(found="endpoint and finetune", expected="one of them: a served model is used as it is")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_endpoint(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """A model on this machine stands on storage as before there were endpoints."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name != "endpoint" or value is not None}
 
     @model_validator(mode="after")
     def _float32_weights(self) -> LargePretrained:
@@ -170,6 +194,12 @@ class _ChainModel(Spec):
 
 class ChainPretrained(LargePretrained, _ChainModel):
     """A further model of the chain from a checkpoint, such as the folder `model` of a confirmed run."""
+
+    @model_validator(mode="after")
+    def _on_this_machine(self) -> ChainPretrained:
+        if self.endpoint is not None:
+            raise Mismatch(found=f"chain: endpoint of {self.name}", expected="endpoint of `large` alone")
+        return self
 
 
 class ChainScratch(LargeScratch, _ChainModel):

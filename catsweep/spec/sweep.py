@@ -190,6 +190,19 @@ class SweepSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _one_asks_a_server(self) -> SweepSpec:
+        if isinstance(self.large, LargePretrained) and self.large.endpoint is not None:
+            num_workers = self.resources.large.num_workers
+            if num_workers > 1:
+                raise Mismatch(
+                    found=f"large.endpoint with resources.large.num_workers: {num_workers}",
+                    expected="1: one process asks the server, with max_concurrent requests at once",
+                )
+            if self.training.federated is not None or "federated" in self.search.space:
+                raise Mismatch(found="large.endpoint with federated clients", expected="a model that each client loads")
+        return self
+
+    @model_validator(mode="after")
     def _float32_weights(self) -> SweepSpec:
         check_bf16("training", self.training.bf16, self.small.dtype)
         return self

@@ -13,6 +13,7 @@ from catsweep.spec.cascade import uses_cost
 from catsweep.spec.dimensions import Choice, Constant, Interval, Mapping, Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
+from catsweep.spec.model import LargePretrained
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
@@ -49,6 +50,8 @@ def _fixed(spec: SweepSpec, tasks: tuple[TaskSpec | MixtureSpec, ...]) -> Json:
         del search[name]
     parts = strata(training_tree(spec), spec.search.stratify)
     del data["data"]["verify"]
+    if isinstance(spec.large, LargePretrained) and spec.large.endpoint is not None:
+        data["large"]["endpoint"] = spec.large.endpoint.identity()
     return {
         **{name: data[name] for name in ("small", "large", "distribution", "training", "data", "search")},
         **({"chain": data["chain"]} if "chain" in data else {}),

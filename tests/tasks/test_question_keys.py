@@ -12,7 +12,7 @@ import pytest
 from catsweep.cascade.metrics import metric_of
 from catsweep.data import write_task_data
 from catsweep.errors import DataError
-from catsweep.evaluate import Answer, _table
+from catsweep.evaluate import Answer, answer_table
 from catsweep.models import make_tokenizer
 from catsweep.spec.model import ByteTokenizer
 from catsweep.spec.task import TaskSpec
@@ -100,7 +100,7 @@ def test_rows_hold_the_statistics_of_questions(tmp_path: Path) -> None:
     metric = metric_of(task.metric_list[0])
     nothing = np.zeros(1, np.float32)
     answers = [Answer("1", 3, nothing, nothing, nothing) for _ in range(texts.num_rows)]
-    rows = _table(answers, texts, "test", {metric.name: metric})
+    rows = answer_table(answers, texts, "test", {metric.name: metric})
     statistics = np.array(rows["statistics/multirc_em"].to_pylist())
     assert metric.quality(statistics) == 0  # every question has rows of either answer
     assert metric.right(statistics).mean() == 0.5
