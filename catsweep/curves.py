@@ -211,7 +211,7 @@ def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputati
         "left_out_small": left_out,
     }
     if split := macro_splits(tasks):
-        summary["gain_splits"] = _defined(split)
+        summary["gain_splits"] = defined(split)
     if mixtures:
         summary["mixtures"] = [
             _macro(

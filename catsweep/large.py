@@ -200,7 +200,7 @@ class LargeModel:
                     return
                 size, server = len(self.tokenizer), Endpoint(self.served)
                 found = served_signal(server, tokens, distribution, vocab_size=size, parts=parts, only=only)
-                found = found if only is None else found.take(target_places(tokens, only))
+                found = found if only is None else found.take(tokens.target_places(only))
                 with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
                     found.save(temporary)
                 shutil.rmtree(parts, ignore_errors=True)

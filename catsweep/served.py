@@ -25,7 +25,7 @@ from catsweep.evaluate import Answer, answer_columns, answer_table, cut_output
 from catsweep.records import read_rows, write_atomic, write_rows
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.teacher import MAX_RANK, SignalArrays, target_places
+from catsweep.teacher import MAX_RANK, SignalArrays
 
 PART = 32
 """Examples in one part: an interruption asks again for at most these, and for what was in flight."""
@@ -76,7 +76,7 @@ def served_signal(
         write_atomic(path, buffer.getvalue())
 
     for indices, path in _in_parts(endpoint, chosen, parts, "npz", ask, save):
-        where = target_places(data, indices)
+        where = data.target_places(indices)
         with np.load(path) as part:
             for name, array in arrays.items():
                 array[where] = part[name].astype(array.dtype)

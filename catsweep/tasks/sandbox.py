@@ -24,12 +24,10 @@ MAX_SIZE = 10_000_000
 """Characters or items that one operation may make."""
 MAX_WIDTH = 10_000
 _WITH_WIDTH = frozenset(
-    "center ljust rjust zfill expandtabs indent wordwrap batch slice to_bytes tojson".split()
+    ["center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap", "batch", "slice", "to_bytes", "tojson"]
 )
 """Functions and filters to which a number says how much to make."""
-_WIDTHS = re.compile(
-    r"%(\([^)]*\))?[-+ #0]*(\*|\d{5})|%(\([^)]*\))?[-+ #0]*\d*\.(\*|\d{5})|\{[^{}]*:[^{}]*(\d{5}|\{)"
-)
+_WIDTHS = re.compile(r"%(\([^)]*\))?[-+ #0]*(\*|\d{5})|%(\([^)]*\))?[-+ #0]*\d*\.(\*|\d{5})|\{[^{}]*:[^{}]*(\d{5}|\{)")
 
 
 class _Budget(threading.local):

@@ -136,7 +136,9 @@ def test_the_address_that_is_given_wins_over_rays_variables(
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     heard: list[str] = []
-    monkeypatch.setattr(server, "list_jobs", lambda: heard.append(get_address_for_submission_client("http://other:1")) or [])
+    monkeypatch.setattr(
+        server, "list_jobs", lambda: heard.append(get_address_for_submission_client("http://other:1")) or []
+    )
     assert JobServer("http://head:8265").jobs("mine") == []
     assert heard == ["http://head:8265"]
     assert "RAY_API_SERVER_ADDRESS" not in submission.os.environ
