@@ -195,9 +195,11 @@ def _pack_answers(
 
 
 def _run_line(folder: Path, record: TrialRecord) -> Json:
-    """A record without what describes the machine, and the kept shares where results need them."""
+    """A record without what describes the machine, and the kept shares where results need them. Of its facts those stay that
+    results are made of: what the filter did with injected tokens."""
     kept = [step for step in read_steps(folder / record.trial_id) if KEPT_SHARE in step]
     needed = record.role == "confirm" or starved(folder / record.trial_id, record) is not None
+    facts = {"noise": record.facts["noise"]} if "noise" in record.facts else {}
     return {
         "task": record.task,
         "stratum": record.stratum,
@@ -210,7 +212,7 @@ def _run_line(folder: Path, record: TrialRecord) -> Json:
         "num_steps": record.num_steps,
         "train_flops": record.train_flops,
         "seconds": record.ended_at - record.started_at,
-        "record": json.dumps({**record.to_json(), "facts": {}, "error": ""}),
+        "record": json.dumps({**record.to_json(), "facts": facts, "error": ""}),
         "kept_steps": [int(step["step"]) for step in kept] if needed else [],
         "kept_shares": [step[KEPT_SHARE] for step in kept] if needed else [],
     }
