@@ -147,7 +147,7 @@ def test_a_pair_in_shards_goes_the_whole_way_as_on_one_rank(make_sweep: Callable
             for column in ("id", "split", "output", "num_output_tokens"):
                 assert rows[0][column].to_pylist() == rows[1][column].to_pylist()
             for column, values in _columns(rows[0]).items():
-                np.testing.assert_allclose(values, _columns(rows[1])[column], rtol=2e-4, atol=2e-5)
+                np.testing.assert_allclose(values, _columns(rows[1])[column], rtol=1e-3, atol=1e-3)
         records = [read_record(root / "trial") for root in (alone, two)]
         assert records[0] is not None
         assert records[1] is not None
