@@ -176,8 +176,10 @@ def make_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> PreTrainedToken
     """A tokeniser from scratch: <pad> 0, <eos> 1, <unk> 2, then the others in a stable order."""
     match spec:
         case CharTokenizer():
-            characters = sorted({character for text in texts for character in text})
-            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *characters])}
+            characters: set[str] = set()
+            for text in texts:
+                characters.update(text)
+            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(characters)])}
             backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
             backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
             backend.decoder = decoders.Fuse()

@@ -36,7 +36,7 @@ def read_package(source: PackageSource, cache: Path) -> Iterator[dict[str, Any]]
     facts = {"reader": source.reader.to_json(), "packages": versions, "pool": POOL_VERSION}
     folder = cache / "packages" / digest(facts)
     if not records.is_complete(folder):
-        pool = make_pool(source.reader)
+        pool = make_pool(source.reader, cache)
         with records.building(folder, **facts) as temporary:
             pq.write_table(pa.Table.from_pylist(pool), temporary / "pool.parquet", compression="zstd")
     with pq.ParquetFile(folder / "pool.parquet") as file:
@@ -52,17 +52,17 @@ def package_versions(reader: spec.PackageReader) -> dict[str, str]:
     return {package: _version(package, reader.kind) for package in reader.packages}
 
 
-def make_pool(reader: spec.PackageReader) -> Pool:
-    """The rows of a reader, made anew."""
+def make_pool(reader: spec.PackageReader, cache: Path | None = None) -> Pool:
+    """The rows of a reader, made anew. cache: where what several readers need is kept; None: nowhere."""
     match reader:
         case spec.EmojiNames():
             return emoji_names(reader)
         case spec.Lemmas():
-            return dictionaries.lemmas(reader)
+            return dictionaries.lemmas(reader, cache)
         case spec.LanguageIdentification():
-            return dictionaries.language_identification(reader)
+            return dictionaries.language_identification(reader, cache)
         case spec.Hyphenation():
-            return dictionaries.hyphenation(reader)
+            return dictionaries.hyphenation(reader, cache)
         case spec.Pronunciations():
             return pronunciations(reader)
         case spec.CldrNames():

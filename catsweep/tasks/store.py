@@ -99,6 +99,12 @@ class StoredExamples(Sequence[Example]):
         values: list[Any] = self.table.column(name).take(pa.array(self.indices)).to_pylist()
         return values
 
+    def texts(self, *names: str) -> Iterator[tuple[str, ...]]:
+        """Some fields of all examples, each a text: for example (prompt, target)."""
+        for start in range(0, len(self), CHUNK_ROWS):
+            some = pa.array(self.indices[start : start + CHUNK_ROWS])
+            yield from zip(*(self.table.column(name).take(some).to_pylist() for name in names), strict=True)
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from pool_checks import read_pool, share_a_group
 
 from catsweep.errors import DataError
 from catsweep.spec.package import Hyphenation, LanguageIdentification, Lemmas
+from catsweep.tasks.package import make_pool
 from catsweep.tasks.packages import dictionaries
 from catsweep.tasks.packages.pools import Pool, quick_hash
 
@@ -54,6 +56,19 @@ def test_languages_are_balanced_and_a_word_has_a_row_for_each_of_its_languages(m
 def test_words_linked_by_a_lemma_of_another_language_lie_in_one_group(malay: Pool) -> None:
     assert share_a_group(malay, "word", "lemma")
     assert max(Counter(row["group"] for row in malay).values()) < len(malay) / 10  # no giant component
+
+
+def test_the_kept_words_of_a_language_give_what_its_whole_dictionary_gives(
+    malay: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = [MALAY, Lemmas(language="ms", max_pairs=500), Hyphenation(language="id", max_rows=300)]
+    whole = [malay, *(make_pool(reader) for reader in readers[1:])]
+    assert make_pool(MALAY, tmp_path) == malay
+    with monkeypatch.context() as patched:
+        patched.setattr(dictionaries, "dictionary", lambda language: pytest.fail(f"{language} is decoded again"))
+        assert [make_pool(reader, tmp_path) for reader in readers] == whole
+    monkeypatch.setattr(dictionaries, "FIRST_WORDS", 200)  # too few for what these readers pick
+    assert [make_pool(reader, tmp_path) for reader in readers] == whole
 
 
 def test_reading_twice_gives_the_same_rows(malay: Pool) -> None:
