@@ -223,12 +223,16 @@ def _check_lengths(data: TaskData, task: TaskSpec, spec: SweepSpec, tokenizer: P
         limit = position_limit(load_config(model, tokenizer))
         for split in splits:
             tokens = data.tokens(split)
-            answer = task.generation_kwargs.max_gen_toks if task.output_type == "generate_until" else 0
-            longest = int(tokens.prompts.lengths.max(initial=0)) + max(
-                answer, int(tokens.targets.lengths.max(initial=0)), int(tokens.choices.lengths.max(initial=0))
-            )
+            answers = {
+                "generation_kwargs": task.generation_kwargs.max_gen_toks if task.output_type == "generate_until" else 0,
+                "doc_to_target": int(tokens.targets.lengths.max(initial=0)),
+                "doc_to_choice": int(tokens.choices.lengths.max(initial=0)),
+            }
+            concerned = max(answers, key=lambda field: answers[field])
+            longest = int(tokens.prompts.lengths.max(initial=0)) + answers[concerned]
             if limit is not None and longest > limit:
+                where = task.origin.prefix(concerned) or task.origin.prefix("doc_to_target")
                 raise ModelError(
-                    f"task {task.task}: prompt and answer take up to {longest} tokens in split {split}, the {name} model "
+                    f"{where}task {task.task}: prompt and answer take up to {longest} tokens in split {split}, the {name} model "
                     f"has {limit} positions; lower training.max_prompt_tokens or the task's generation_kwargs.max_gen_toks"
                 )

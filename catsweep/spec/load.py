@@ -24,7 +24,7 @@ from catsweep.spec.search import DEFAULT_STRATIFY, evaluation_steps
 from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import FLAT_KEYS, TaskSpec
-from catsweep.spec.templates import template_problems
+from catsweep.spec.templates import task_origin, template_problems
 from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import (
     Document,
@@ -406,7 +406,8 @@ def load_task(path: Path) -> TaskSpec:
         raise SpecError(validation_problems(error, document, TaskSpec, origin=origin)) from None
     if problems := template_problems(task, document):
         raise SpecError(problems)
-    return task.model_copy(update={"source": _absolute(task.source, document, ("source",))})
+    absolute = task.model_copy(update={"source": _absolute(task.source, document, ("source",))})
+    return absolute.with_origin(task_origin(task, document))
 
 
 AnySource = TypeVar("AnySource", bound=Spec)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from catsweep.spec.base import Json, Name, Spec, TaskName
 from catsweep.spec.process import ProcessStep
-from catsweep.spec.source import HubSource, Source
+from catsweep.spec.source import HubSource, Source, SplitsSource
 
 MetricName = Literal[
     "accuracy",
@@ -95,6 +95,28 @@ _ADDED_SINCE = ("process", "num_templates", "template_seed", "doc_to_reference")
 """Fields that left the keys of caches as they were when they came: they count where they differ from the default."""
 
 
+class Origin:
+    """Where the parts of a task stand in its file, for messages. Two tasks are the same wherever they stand, so all origins
+    are equal.
+
+    lines: (field, text of a template, or "" for the whole field) -> FILE:LINE.
+    """
+
+    def __init__(self, lines: dict[tuple[str, str], str] | None = None) -> None:
+        self.lines = lines or {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def prefix(self, field: str, text: str = "") -> str:
+        """`FILE:LINE: ` of a field, or of one of its templates; empty where the task came from no file."""
+        where = self.lines.get((field, text)) or self.lines.get((field, ""))
+        return f"{where}: " if where else ""
+
+
 def nest_flat_source(data: Any) -> Any:
     """A task's settings with the keys of a flat task file moved below `source`."""
     if not isinstance(data, dict) or "source" in data or "dataset_path" not in data:
@@ -112,8 +134,13 @@ class TaskSpec(Spec):
 
     other_keys: ClassVar[tuple[str, ...]] = (*FLAT_KEYS, "include")
 
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
     task: TaskName = Field(description="Name of the task, as a sweep lists it")
-    group: Name = Field(description="Kind of task; kinds weigh equally in macro means")
+    group: Name = Field(
+        description="Kind of task; kinds weigh equally in macro means",
+        examples=["task: mine/reviews\ngroup: sentiment"],
+    )
     tag: list[Name] = Field([], description="Further names under which a sweep can list the task")
     source: Source = Field(description="Where the rows come from, or the keys of a hub source at the top level")
     process: list[ProcessStep] = Field([], description="Steps on the rows of every split, before the templates")
@@ -135,7 +162,8 @@ class TaskSpec(Spec):
     doc_to_reference: Template | None = Field(
         None,
         description="What metrics compare answers with, where it is not the target: a template or the name of a column; "
-        "a list holds several accepted answers",
+        "a list holds several accepted answers. With `kind: splits` and a `test` of its own, training and validation rows may "
+        "lack what it names: their reference is the target",
     )
     doc_to_group: Template | list[Template] | None = Field(
         None,
@@ -182,6 +210,22 @@ class TaskSpec(Spec):
         """The templates that examples use, at least one."""
         templates = [self.doc_to_text] if isinstance(self.doc_to_text, str) else self.doc_to_text
         return templates[: self.num_templates]
+
+    @property
+    def origin(self) -> Origin:
+        """Where the task stands, if it was read from a file."""
+        return self._origin
+
+    def with_origin(self, origin: Origin) -> TaskSpec:
+        """The same task, which knows where it stands."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
+
+    def may_lack_references(self, split: str) -> bool:
+        """Whether rows of a given split may lack what `doc_to_reference` names, so that the target is their reference: with
+        a source for each split those of train and validation may, since test is what is reported."""
+        return isinstance(self.source, SplitsSource) and self.source.test is not None and split != "test"
 
     @property
     def question_key(self) -> str | None:

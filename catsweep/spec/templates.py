@@ -12,10 +12,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from catsweep.errors import Problem
 from catsweep.spec.source import HubSource
-from catsweep.spec.task import TaskSpec
+from catsweep.spec.task import Origin, TaskSpec
 from catsweep.spec.yaml import Document, KeyPath, did_you_mean
 
 ENVIRONMENT = ImmutableSandboxedEnvironment()
+QUESTION_FIELD = "key of multirc_em"
+"""What messages call the template of a row's question."""
 _FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_reference", "doc_to_group")
 
 
@@ -34,6 +36,8 @@ def template_problems(task: TaskSpec, document: Document, columns: set[str] | No
     whose = "one that `expect.columns` or a step of `process` names" if columns is None else "a column of the rows"
     problems: list[Problem] = []
     for keys, text, is_choice in _texts(task):
+        if columns is not None and keys[0] == "doc_to_reference" and task.may_lack_references("train"):
+            continue
         used: tuple[str, ...] = () if is_choice else (text,)
         if is_template(text):
             try:
@@ -50,6 +54,17 @@ def template_problems(task: TaskSpec, document: Document, columns: set[str] | No
         given = [column for column in named if column is not None]
         problems += _unknown_columns(document, ("process", index), tuple(given), known, whose)
     return problems
+
+
+def task_origin(task: TaskSpec, document: Document) -> Origin:
+    """Where the fields, templates, steps and question key of a task stand, for messages about rows."""
+    lines = {(str(name), ""): document.where((name,)) for name in document.data}
+    lines |= {(str(keys[0]), text): document.where(keys) for keys, text, _ in _texts(task)}
+    lines |= {("process", str(index)): document.where(("process", index)) for index in range(len(task.process))}
+    for index, metric in enumerate(task.metric_list):
+        if metric.metric == "multirc_em":
+            lines[QUESTION_FIELD, ""] = document.where(("metric_list", index))
+    return Origin(lines)
 
 
 @functools.cache

@@ -143,7 +143,13 @@ def preview(
 
     Their group keys are those of these rows alone. Raises DataError.
     """
-    rows = _first_rows(task, num_rows, _reading(cache, data_root, verify))
+    reading = _reading(cache, data_root, verify)
+    if task.doc_to_reference is not None and task.may_lack_references("train"):  # no training row shows a typo in it
+        with contextlib.suppress(NothingLeftError):  # of the first rows; there may be more
+            tested = _Places(task, "test", list(itertools.islice(_rows(task, "test", reading, 100), 1)))
+            for index in range(len(tested.rows)):
+                tested.example(index, "")
+    rows = _first_rows(task, num_rows, reading)
     places = _Places(task, _name(task, "train"), rows)
     groups = _groups({"train": places})["train"]
     return [places.example(index, group) for index, group in enumerate(groups)]
@@ -168,7 +174,7 @@ def _first_rows(task: TaskSpec, num_rows: int, reading: Reading) -> list[dict[st
 def _rows(task: TaskSpec, split: str, reading: Reading, max_read: int | None = None) -> Iterator[dict[str, Any]]:
     """The processed rows of a given split; those of its first `max_read` rows."""
     place = f"task {task.task}, split {_name(task, split)}"
-    return apply_steps(task.process, _read(task, split, reading, max_read), place)
+    return apply_steps(task.process, _read(task, split, reading, max_read), place, task.origin)
 
 
 def _read(task: TaskSpec, split: str, reading: Reading, max_read: int | None) -> Iterator[dict[str, Any]]:
@@ -187,7 +193,7 @@ def _notes_on_errors(task: TaskSpec) -> Iterator[None]:
         notes = f". Notes of {task.task}: {task.metadata.notes}" if unsure else ""
         text = str(error)
         named = text if text.startswith(f"task {task.task}") else f"task {task.task}: {text}"
-        raise DataError(f"{named}{notes}") from error
+        raise error.worded(f"{named}{notes}") from error
 
 
 def _reading(cache: Path | None, data_root: Path | None, verify: Verify) -> Reading:
@@ -226,18 +232,17 @@ class _Places:
     rows: RowSpool | list[dict[str, Any]]
     with_sources: bool = False
 
-    def row_id(self, index: int) -> str:
+    def row_id(self, index: int, row: dict[str, Any]) -> str:
         """The reader's own id for rows of packages, else `train:17`, where 0 is the first row after `process`."""
-        if has_ids(self.task):
-            return str(self.rows[index]["id"])
-        return f"{self.name}:{index}"
+        return str(row["id"]) if self._has_ids else f"{self.name}:{index}"
 
     def place(self, index: int) -> Place:
-        return Place(self.task.task, f"{self.name}:{index}")  # for a person the position says more than a reader's id
+        # For a person the position says more than a reader's id.
+        return Place(self.task.task, f"{self.name}:{index}", self.task.origin)
 
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
-        if has_ids(self.task) and self.task.doc_to_group is None:
+        if self._has_ids and self.task.doc_to_group is None:
             keys: tuple[str, ...] = (str(row["group"]),)
         else:
             keys = tuple(_short(key) for key in render_group_keys(self.task, row, self.place(index)))
@@ -247,13 +252,17 @@ class _Places:
         return keys if question is None else (*keys, f"question {self.name}:{question}")
 
     def example(self, index: int, group: str) -> Example:
-        row_id = self.row_id(index)
-        texts = render(self.task, self.rows[index], self.place(index), template=choose_template(self.task, row_id))
+        row, place = self.rows[index], self.place(index)
+        row_id = self.row_id(index, row)
+        template, may_lack = choose_template(self.task, row_id), self.task.may_lack_references(self.name)
+        texts = render(self.task, row, place, template=template, may_lack_references=may_lack)
         for metric in self._strict_metrics:
             try:
                 metric.statistics("", texts.references, texts.key)
             except DataError as error:
-                raise DataError(f"task {self.task.task}, row {self.place(index).row}: metric {error}") from None
+                judged = "doc_to_target" if self.task.doc_to_reference is None else "doc_to_reference"
+                where = self.task.origin.prefix(judged)
+                raise DataError(f"{where}task {self.task.task}, row {place.row}: metric {error}") from None
         return Example(
             id=row_id,
             group=group,
@@ -262,9 +271,13 @@ class _Places:
             references=texts.references,
             choices=texts.choices,
             label=texts.label,
-            sources=source_keys(self.task, self.rows[index], self.place(index)) if self.with_sources else frozenset(),
+            sources=source_keys(self.task, row, place) if self.with_sources else frozenset(),
             key=texts.key,
         )
+
+    @functools.cached_property
+    def _has_ids(self) -> bool:
+        return has_ids(self.task)
 
     @functools.cached_property
     def _strict_metrics(self) -> list[Metric]:

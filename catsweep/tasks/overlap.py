@@ -22,15 +22,15 @@ def source_keys(task: TaskSpec, row: Row, place: Place) -> frozenset[bytes]:
 
     Letter case, white space and the names and order of columns do not matter.
     """
-    shown = [text for value in prompt_values(task, row) for text in _texts(value)]
+    shown = {text: plain_text(text) for value in prompt_values(task, row) for text in _texts(value)}
     found = {
-        "\n".join(sorted(set(map(plain_text, shown)))),
-        *(plain_text(text) for text in shown if len(text) >= LONG_TEXT),
+        "\n".join(sorted(set(shown.values()))),
+        *(plain for text, plain in shown.items() if len(text) >= LONG_TEXT),
     }
     if isinstance(task.source, PackageSource) and task.doc_to_group is None:
         found.add(f"{task.source.reader.kind}:{row['group']}")
     else:
-        found.update(map(plain_text, render_group_keys(task, row, place)))
+        found.update(shown.get(key) or plain_text(key) for key in render_group_keys(task, row, place))
     return frozenset(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest() for text in found)
 
 

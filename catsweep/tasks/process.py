@@ -25,6 +25,7 @@ from catsweep.spec.process import (
     SpoilText,
     SquadAnswers,
 )
+from catsweep.spec.task import Origin
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value, with_value
 from catsweep.tasks.texts import clean, fix_punct_source, word_segment_source
@@ -44,11 +45,15 @@ class _BadRow(Exception):
         self.message = f"found {found}; expected {expected}" + (f". {hint}" if hint else "")
 
 
-def apply_steps(steps: Sequence[ProcessStep], rows: Iterable[dict[str, Any]], place: str) -> Iterator[dict[str, Any]]:
+def apply_steps(
+    steps: Sequence[ProcessStep], rows: Iterable[dict[str, Any]], place: str, origin: Origin | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows after all steps, in their order and as they are needed; only `merge_rows` holds them all. place: task and
-    split, for messages. Raises DataError: a column that is not there or has no use, a step that keeps no row."""
+    split; origin: where the task stands; both for messages. Raises DataError: a column that is not there or has no use, a
+    step that keeps no row."""
     for number, step in enumerate(steps):
-        rows = _apply(step, rows, f"{place}: process step {number} ({step.kind})")
+        where = (origin or Origin()).prefix("process", str(number))
+        rows = _apply(step, rows, f"{where}{place}: process step {number} ({step.kind})")
     yield from rows
 
 

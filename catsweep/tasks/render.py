@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 import jinja2.meta
 
 from catsweep.errors import DataError
-from catsweep.spec.task import TaskSpec
-from catsweep.spec.templates import is_template
+from catsweep.spec.task import Origin, TaskSpec
+from catsweep.spec.templates import QUESTION_FIELD, is_template, used_columns
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value
 from catsweep.tasks.sandbox import BoundedEnvironment, bounded
@@ -39,14 +39,16 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row comes from, for messages: `task emoji/en-fr, row train:17`."""
+    """Where a row comes from, for messages: `task emoji/en-fr, row train:17`; and where its task stands."""
 
     task: str
     row: str
+    origin: Origin = field(default_factory=Origin)
 
-    def error(self, template: str, *, found: str, expected: str, hint: str = "") -> DataError:
-        """What is wrong with a row, or with a template on this row. template: `doc_to_text '{{x}}'`."""
-        text = f"task {self.task}, row {self.row}: {template}: found {found}; expected {expected}"
+    def error(self, name: str, template: str | list[str], *, found: str, expected: str, hint: str = "") -> DataError:
+        """What is wrong with a row, or with a template on this row. name: of the field, such as `doc_to_text`."""
+        where = self.origin.prefix(name, template if isinstance(template, str) else "")
+        text = f"{where}task {self.task}, row {self.row}: {name} {template!r}: found {found}; expected {expected}"
         return DataError(f"{text}. {hint}" if hint else text)
 
 
@@ -65,19 +67,21 @@ _ONE_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}\s*", re.DOTA
 _ENVIRONMENT = BoundedEnvironment(undefined=jinja2.StrictUndefined, finalize=_refuse_null)
 
 
-def render(task: TaskSpec, row: Row, place: Place, *, template: int = 0) -> Rendered:
-    """The texts of one row, the prompt by one of the task's templates. Raises DataError: unknown column, empty text,
-    bad label, bad choices."""
+def render(task: TaskSpec, row: Row, place: Place, *, template: int = 0, may_lack_references: bool = False) -> Rendered:
+    """The texts of one row, the prompt by one of the task's templates. may_lack_references: the target is the reference of a
+    row that has not what `doc_to_reference` names. Raises DataError: unknown column, empty text, bad label, bad choices."""
     prompt = _text("doc_to_text", task.prompt_templates[template], row, place)
     key = question_key(task, row, place)
+    other = task.doc_to_reference
+    if other is not None and may_lack_references and not _has_columns(other, row):
+        other = None
+    references = None if other is None else _answers("doc_to_reference", other, row, place)
     if task.doc_to_choice is None:
         answers = _answers("doc_to_target", task.doc_to_target, row, place)
-        references = answers if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
-        return Rendered(prompt, answers[0], references, (), -1, key)
+        return Rendered(prompt, answers[0], references or answers, (), -1, key)
     choices = _choices(task.doc_to_choice, row, place)
     label = _label(task, choices, row, place)
-    right = (choices[label],) if task.doc_to_reference is None else _references(task.doc_to_reference, row, place)
-    return Rendered(prompt, choices[label], right, choices, label, key)
+    return Rendered(prompt, choices[label], references or (choices[label],), choices, label, key)
 
 
 def choose_template(task: TaskSpec, row_id: str) -> int:
@@ -100,12 +104,14 @@ def render_group_keys(task: TaskSpec, row: Row, place: Place) -> tuple[str, ...]
 
 def prompt_values(task: TaskSpec, row: Row) -> list[Any]:
     """What the row holds in the columns that any of the task's prompts shows, sorted by column."""
-    columns = {
-        column
-        for template in task.prompt_templates
-        for column in (_used(template) if is_template(template) else {template})
-    }
-    return [_value_or_none(row, column) for column in sorted(columns)]
+    return [_value_or_none(row, column) for column in _shown_columns(tuple(task.prompt_templates))]
+
+
+@functools.lru_cache(maxsize=256)
+def _shown_columns(templates: tuple[str, ...]) -> list[str]:
+    """The columns that any of these prompts shows, sorted."""
+    columns = (_used(template) if is_template(template) else {template} for template in templates)
+    return sorted(set().union(*columns))
 
 
 def _value_or_none(row: Row, column: str) -> Any:
@@ -117,11 +123,18 @@ def _value_or_none(row: Row, column: str) -> Any:
 
 def question_key(task: TaskSpec, row: Row, place: Place) -> str | None:
     """The question that a row belongs to; None where no metric of the task asks for it."""
-    return None if task.question_key is None else _text("key of multirc_em", task.question_key, row, place)
+    return None if task.question_key is None else _text(QUESTION_FIELD, task.question_key, row, place)
 
 
-def _references(template: str, row: Row, place: Place) -> tuple[str, ...]:
-    return _answers("doc_to_reference", template, row, place)
+def _has_columns(template: str, row: Row) -> bool:
+    """Whether a row has the columns that a template or the name of a column asks for."""
+    if is_template(template):
+        return set(used_columns(template)) <= row.keys()
+    try:
+        column_value(row, template)
+    except KeyError:
+        return False
+    return True
 
 
 def _answers(field: str, template: str, row: Row, place: Place) -> tuple[str, ...]:
@@ -131,18 +144,17 @@ def _answers(field: str, template: str, row: Row, place: Place) -> tuple[str, ..
         return (_not_empty(field, template, str(value), place),)
     if not value or any(answer is None for answer in value):
         expected = "a list of at least one answer, none of them null"
-        raise place.error(f"{field} {template!r}", found=repr(value)[:80], expected=expected)
+        raise place.error(field, template, found=repr(value)[:80], expected=expected)
     answers = [_not_empty(field, template, str(answer), place) for answer in value]
     return tuple(dict.fromkeys(answers))
 
 
 def _choices(templates: list[str] | str, row: Row, place: Place) -> tuple[str, ...]:
-    shown = f"doc_to_choice {templates!r}"
     if isinstance(templates, str):
         value = _value("doc_to_choice", templates, row, place)
         if not isinstance(value, list | tuple) or any(choice is None for choice in value):
             kind = "template that gives" if is_template(templates) else "column that holds"
-            raise place.error(shown, found=repr(value)[:80], expected=f"a {kind} a list of texts")
+            raise place.error("doc_to_choice", templates, found=repr(value)[:80], expected=f"a {kind} a list of texts")
         choices = tuple(_not_empty("doc_to_choice", templates, str(choice), place) for choice in value)
     else:
         choices = tuple(
@@ -150,7 +162,8 @@ def _choices(templates: list[str] | str, row: Row, place: Place) -> tuple[str, .
             for template in templates
         )
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
-        raise place.error(shown, found=str(list(choices))[:200], expected="at least two choices, each a different text")
+        expected = "at least two choices, each a different text"
+        raise place.error("doc_to_choice", templates, found=str(list(choices))[:200], expected=expected)
     return choices
 
 
@@ -170,7 +183,8 @@ def _label(task: TaskSpec, choices: tuple[str, ...], row: Row, place: Place) -> 
     elif isinstance(value, str):
         hint = did_you_mean(value, choices)
     raise place.error(
-        f"doc_to_target {task.doc_to_target!r}",
+        "doc_to_target",
+        task.doc_to_target,
         found=repr(value)[:80],
         expected=f"an index from 0 to {len(choices) - 1}, or one of {str(list(choices))[:200]}",
         hint=hint,
@@ -181,6 +195,10 @@ def _value(field: str, template: str, row: Row, place: Place) -> Any:
     """A column as it is; the list of a template `{{...}}` that gives one; else the text of a template."""
     if not is_template(template):
         return _column(field, template, row, place)
+    column = _ONE_COLUMN.fullmatch(template)
+    if column and row.get(column[1]) is not None:  # what the expression would give, without compiled code
+        value = row[column[1]]
+        return value if isinstance(value, list | tuple) else _not_empty(field, template, str(value), place)
     expression = _ONE_EXPRESSION.fullmatch(template)
     if expression:
         try:
@@ -194,14 +212,15 @@ def _value(field: str, template: str, row: Row, place: Place) -> Any:
 
 
 def _column(field: str, name: str, row: Row, place: Place) -> Any:
-    shown = f"{field} {name!r}"
     try:
         value = column_value(row, name)
     except KeyError:
         hint = did_you_mean(name, row) or f"For a template write `{{{{{name}}}}}`"
-        raise place.error(shown, found=f"no column {name!r}", expected=f"one of {_names(row)}", hint=hint) from None
+        raise place.error(
+            field, name, found=f"no column {name!r}", expected=f"one of {_names(row)}", hint=hint
+        ) from None
     if value is None:
-        raise place.error(shown, found=f"nothing in column {name!r}", expected="a value", hint="Drop the row")
+        raise place.error(field, name, found=f"nothing in column {name!r}", expected="a value", hint="Drop the row")
     return value
 
 
@@ -212,33 +231,32 @@ def _text(field: str, template: str, row: Row, place: Place) -> str:
     column = _ONE_COLUMN.fullmatch(template)
     if column and row.get(column[1]) is not None:  # what Jinja2 would print, 20 times faster
         return _not_empty(field, template, str(row[column[1]]), place)
-    shown = f"{field} {template!r}"
     try:
         with bounded():
             text = _compiled(template).render(row)
     except jinja2.TemplateSyntaxError as error:
         found = f"broken Jinja2 ({(error.message or '').rstrip('.')})"
-        raise place.error(shown, found=found, expected="a Jinja2 template") from None
+        raise place.error(field, template, found=found, expected="a Jinja2 template") from None
     except _NullValue:
         used = sorted(name for name in _used(template) if row.get(name, "") is None)
         found = f"nothing in column {', '.join(used)}" if used else "a null value"
         hint = "Drop the row, or write a default: {{ column or '-' }}"
-        raise place.error(shown, found=found, expected="a value", hint=hint) from None
+        raise place.error(field, template, found=found, expected="a value", hint=hint) from None
     except jinja2.UndefinedError as error:
         unknown = sorted(name for name in _used(template) if name not in row)
         found = f"no column {', '.join(map(repr, unknown))}" if unknown else str(error.message)
         hint = did_you_mean(unknown[0], row) if unknown else ""
-        raise place.error(shown, found=found, expected=f"one of {_names(row)}", hint=hint) from None
+        raise place.error(field, template, found=found, expected=f"one of {_names(row)}", hint=hint) from None
     except Exception as error:  # anything that a template's own expression raises, the sandbox included
         found = f"{type(error).__name__}: {error}"
-        raise place.error(shown, found=found, expected="a template that this row can fill") from None
+        raise place.error(field, template, found=found, expected="a template that this row can fill") from None
     return _not_empty(field, template, text, place)
 
 
 def _not_empty(field: str, template: str, text: str, place: Place) -> str:
     if not text.strip():
         hint = "Drop such rows, or change the template"
-        raise place.error(f"{field} {template!r}", found="an empty text", expected="some text", hint=hint)
+        raise place.error(field, template, found="an empty text", expected="some text", hint=hint)
     return text
 
 
