@@ -127,8 +127,13 @@ class SweepSpec(Spec):
         "{mixture: NAME, tasks: [...]}",
         min_length=1,
     )
-    small: SmallSpec = Field(description="The model that is trained")
-    large: LargeSpec = Field(description="The model that answers what the small one defers")
+    small: SmallSpec = Field(
+        description="The model that is trained", examples=["small:\n  pretrained: google/t5-v1_1-small"]
+    )
+    large: LargeSpec = Field(
+        description="The model that answers what the small one defers",
+        examples=["large:\n  pretrained: google/t5-v1_1-large"],
+    )
     chain: list[ChainModel] = Field(
         [],
         description="Further models, prepared as the large one is: filters name them in `models`, and the confirmed runs' "

@@ -261,8 +261,10 @@ def _problem(
             hint=did_you_mean(str(keys[-1]), fields),
         )
     if kind == "missing":
-        help_text = spec.model_fields[name].description if spec and name in spec.model_fields else None
-        return document.problem(keys, found="nothing", expected=f"a value ({help_text})" if help_text else "a value")
+        info = spec.model_fields.get(name) if spec and name else None
+        expected = f"a value ({info.description})" if info and info.description else "a value"
+        hint = "For example:\n" + "\n".join(map(str, info.examples)) if info and info.examples else ""
+        return document.problem(keys, found="nothing", expected=expected, hint=hint)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = detail.get("ctx", {}).get("expected_tags", "").replace("'", "")
         tag = str(detail.get("ctx", {}).get("tag", ""))

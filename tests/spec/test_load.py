@@ -270,3 +270,23 @@ def test_an_override_without_a_value_names_its_place_once() -> None:
     assert str(raised.value) == (
         "override training.steps: found no value; expected KEY=VALUE, for example search.num_samples=4"
     )
+
+
+@pytest.mark.parametrize("model", ["small", "large"])
+def test_a_missing_model_is_shown_as_one_could_write_it(tmp_path: Path, model: str) -> None:
+    text = "\n".join(line for line in GOOD.splitlines() if not line.startswith(f"{model}:"))
+    (message,) = problems(write(tmp_path, text))
+    assert message.startswith(f"F:1: {model}: found nothing; expected a value (The model that ")
+    assert message.endswith(f". For example:\n{model}:\n  pretrained: google/t5-v1_1-{model}")
+
+
+def test_a_missing_group_is_shown_as_one_could_write_it(tmp_path: Path) -> None:
+    (tmp_path / "sums.yaml").write_text(
+        "task: mine/sums\nsource: {kind: files, format: csv, train: rows.csv}\noutput_type: generate_until\n"
+        "doc_to_text: a\ndoc_to_target: b\nmetric_list: [{metric: exact_match}]\n"
+    )
+    (message,) = problems(write(tmp_path, GOOD.replace("emoji/en-fr", "sums.yaml")))
+    assert message.endswith(
+        "sums.yaml:1: group: found nothing; expected a value (Kind of task; kinds weigh equally in macro means). For example:\n"
+        "task: mine/reviews\ngroup: sentiment"
+    )
