@@ -41,6 +41,7 @@ from catsweep.deferral import (
 )
 from catsweep.errors import StorageError
 from catsweep.gain_split import detector, gain_splits, macro_splits, split_gains
+from catsweep.health import starved
 from catsweep.macro import load_draws, macro_result, save_draws
 from catsweep.records import (
     MANIFEST,
@@ -58,7 +59,7 @@ from catsweep.records import (
     write_json,
     write_rows,
 )
-from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run, starved
+from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run
 from catsweep.space import rungs, strata, training_tree
 from catsweep.spec.base import Json, digest
 from catsweep.spec.cascade import UNITS, CascadeSpec, PriceCost

@@ -23,6 +23,7 @@ from catsweep.data import TaskData, TokenSplit
 from catsweep.endpoint import Endpoint
 from catsweep.evaluate import evaluate
 from catsweep.folds import IntArray
+from catsweep.health import measure_chance, near_chance_answers
 from catsweep.inputs import Inputs, shared_texts
 from catsweep.lora import add_adapters, merged
 from catsweep.models import (
@@ -33,7 +34,7 @@ from catsweep.models import (
     model_key,
     model_shape,
 )
-from catsweep.records import building, held, is_complete, write_rows
+from catsweep.records import building, held, is_complete, read_rows, write_rows
 from catsweep.served import served_rows, served_signal
 from catsweep.sharding import shard, whole_weights
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
@@ -126,6 +127,14 @@ class LargeModel:
         signal, noise = signal_summary(folders["signal"]), noise_summary(folders["signal"], train)
         warnings = shared_texts(task.task, inputs.examples) + data.warnings(task.task)
         self.answer(data, task, folders["answers"], weights, batch_size)
+        chance = measure_chance(
+            task,
+            inputs.examples["train"],
+            inputs.examples["validation"],
+            read_rows(folders["answers"] / "rows.parquet", "validation"),
+        ).to_json()
+        about_large = optimism(task.task, signal) + near_chance(task.task, train, signal)
+        about_large += near_chance_answers(task, chance)
         return {
             "keys": inputs.keys,
             "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
@@ -135,7 +144,9 @@ class LargeModel:
             "large_shape": model_shape(self.config).to_dict(),
             "signal": signal,
             **({"label_noise": noise} if noise else {}),
-            "warnings": warnings + optimism(task.task, signal) + near_chance(task.task, train, signal),
+            "chance": chance,
+            "large_warnings": about_large,
+            "warnings": warnings + about_large,
             "peak_memory_bytes": peak_memory_bytes(),
         }
 

@@ -18,7 +18,7 @@ from catsweep.cascade.metrics import Metric
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import Cascade, make_cascade
 from catsweep.errors import StorageError
-from catsweep.records import TrialRecord, read_rows, read_steps
+from catsweep.records import TrialRecord, read_rows
 from catsweep.spec.base import Json
 from catsweep.spec.cascade import LEARNED, UNITS, CascadeSpec, LatencyCost
 from catsweep.spec.sweep import SweepSpec
@@ -188,23 +188,3 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
     if passed_over is not None:
         passed = passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
     return {"num_steps": steps, "train_flops": flops, "pass_flops": passed}
-
-
-STARVED_SHARE = 0.05
-"""A filter that keeps less than this share of the target tokens to the end leaves next to nothing to train on. [ours]"""
-
-
-def starved(folder: Path, record: TrialRecord) -> str | None:
-    """A warning where a filter kept less than STARVED_SHARE of the target tokens in all logged steps of a run's last half,
-    else None. folder: of the run."""
-    half = record.num_steps / 2
-    kept = [
-        step["train/kept_share"] for step in read_steps(folder) if step["step"] > half and "train/kept_share" in step
-    ]
-    if not kept or max(kept) >= STARVED_SHARE:
-        return None
-    return (
-        f"{record.task} {record.stratum}, {'trial' if record.role == 'trial' else 'confirm run of trial'} {record.number}: its "
-        f"filter kept at most {max(kept):.1%} of the target tokens from step {half:.0f} on, so that it hardly trained. Is the "
-        "large model near chance (`signal` in prepared/)? Else raise the learning rate, or take a filter that keeps more"
-    )

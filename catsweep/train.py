@@ -27,6 +27,7 @@ from catsweep.checkpoint import load_checkpoint, save_checkpoint
 from catsweep.data import TokenSplit, collate, collate_parts
 from catsweep.errors import TrialDivergedError
 from catsweep.filters.injected import detection
+from catsweep.health import KeptShareWatch
 from catsweep.losses import Loss, build_loss
 from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits, checkpoint_activations
@@ -228,6 +229,7 @@ def train(
     every = max(1, spec.steps // LOGGED_STEPS)
     done = load_checkpoint(folder, module, optimizer) if folder else 0
     module.train()
+    watch = KeptShareWatch(spec.loss.kind, spec.steps)
     if done in evaluate_at and folder and not first_rank_says(was_evaluated(folder, done), workers):
         on_evaluation(done)
         release(module)
@@ -240,6 +242,8 @@ def train(
             metrics = readable(sums, spec, step)
             if folder and workers.rank == 0:
                 append_step(folder, step, metrics)
+            if workers.rank == 0:
+                watch.see(step, metrics["train/kept_share"])
         if step in evaluate_at:
             if folder and step < spec.steps and (workers.rank == 0 or workers.sharded):
                 save_checkpoint(folder, module, optimizer, step)

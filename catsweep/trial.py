@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.compare import macro_mean
 from catsweep.cascade.cost import ModelShape, train_flops_per_step
@@ -29,6 +30,7 @@ from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
 from catsweep.filters.injected import DETECTION
+from catsweep.health import starved
 from catsweep.large import EVALUATION_SPLITS, gather_rows, task_metrics
 from catsweep.lora import add_adapters, merged, num_parameters, num_trained_parameters
 from catsweep.models import TargetLogits, build_model, load_config, model_shape
@@ -52,7 +54,16 @@ from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec
 from catsweep.teacher import any_of, load_signal
 from catsweep.tensors import TeacherSignal
-from catsweep.train import MixedData, TrainingData, current_workers, device_name, peak_memory_bytes, share_of, train
+from catsweep.train import (
+    MixedData,
+    TrainingData,
+    Workers,
+    current_workers,
+    device_name,
+    peak_memory_bytes,
+    share_of,
+    train,
+)
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""
@@ -84,25 +95,7 @@ def run_trial(
     timings: list[BatchSeconds] = []
 
     def answers(split: str) -> list[pa.Table]:
-        """Each member's rows."""
-        tables = []
-        for member in unit:
-            data = member.prepared.task_data()
-            mine = share_of(len(data.tokens(split)), workers)
-            rows = evaluate(
-                module,
-                tokenizer,
-                data,
-                split,
-                member.task,
-                task_metrics(member.task),
-                architecture=member.prepared.facts["architecture"],
-                batch_size=spec.evaluation_batch_size,
-                indices=mine,
-                timings=timings,
-            )
-            tables.append(gather_rows(rows, mine, workers))
-        return tables
+        return answer_split(split, module, tokenizer, unit, spec, workers, timings)
 
     record: TrialRecord | None = None
 
@@ -124,6 +117,7 @@ def run_trial(
             )
             weights = whole_weights(module) if spec.role == "confirm" else {}
             if workers.rank == 0:
+                record = with_warnings(record, folder, unit)
                 write_rows(folder / "rows.parquet", join_rows(spec.task, [rows, *others]))
                 if spec.role == "confirm":
                     model.save_pretrained(folder / "model", state_dict=merged(model, weights))
@@ -133,20 +127,7 @@ def run_trial(
                 dist.barrier()
         report(StepMetrics(step, objective, metrics, final))
 
-    if spec.training.federated is not None:
-        sites = cut_clients(spec, unit[0].prepared, root)
-        train_federated(module, sites, spec, on_evaluation=on_evaluation, folder=folder, run_clients=run_clients)
-    else:
-        train(
-            module,
-            training_data,
-            spec.training,
-            seed=spec.seed,
-            workers=workers,
-            evaluate_at=spec.evaluate_at,
-            on_evaluation=on_evaluation,
-            folder=folder,
-        )
+    fit(module, training_data, spec, unit, workers, on_evaluation, root=root, folder=folder, run_clients=run_clients)
     assert record is not None
     return record
 
@@ -157,6 +138,74 @@ class Member:
 
     task: TaskSpec
     prepared: Prepared
+
+
+def fit(
+    module: TargetLogits,
+    data: TrainingData | MixedData,
+    spec: TrialSpec,
+    unit: list[Member],
+    workers: Workers,
+    on_evaluation: Callable[[int], None],
+    *,
+    root: Path,
+    folder: Path,
+    run_clients: RunClients,
+) -> None:
+    """Train the trial's model in place, in one piece or on clients."""
+    if spec.training.federated is not None:
+        sites = cut_clients(spec, unit[0].prepared, root)
+        train_federated(module, sites, spec, on_evaluation=on_evaluation, folder=folder, run_clients=run_clients)
+        return
+    train(
+        module,
+        data,
+        spec.training,
+        seed=spec.seed,
+        workers=workers,
+        evaluate_at=spec.evaluate_at,
+        on_evaluation=on_evaluation,
+        folder=folder,
+    )
+
+
+def answer_split(
+    split: str,
+    module: TargetLogits,
+    tokenizer: PreTrainedTokenizerBase,
+    unit: list[Member],
+    spec: TrialSpec,
+    workers: Workers,
+    timings: list[BatchSeconds],
+) -> list[pa.Table]:
+    """Each member's rows of a split, on all ranks. timings: those of this rank's batches are added."""
+    tables = []
+    for member in unit:
+        data = member.prepared.task_data()
+        mine = share_of(len(data.tokens(split)), workers)
+        rows = evaluate(
+            module,
+            tokenizer,
+            data,
+            split,
+            member.task,
+            task_metrics(member.task),
+            architecture=member.prepared.facts["architecture"],
+            batch_size=spec.evaluation_batch_size,
+            indices=mine,
+            timings=timings,
+        )
+        tables.append(gather_rows(rows, mine, workers))
+    return tables
+
+
+def with_warnings(record: TrialRecord, folder: Path, unit: list[Member]) -> TrialRecord:
+    """The record with what makes its numbers mean little, where there is anything: a large model near chance, a filter that
+    kept next to nothing."""
+    found = [text for member in unit for text in member.prepared.facts.get("large_warnings", [])]
+    if (text := starved(folder, record)) is not None:
+        found.append(text)
+    return replace(record, facts=record.facts | {"warnings": found}) if found else record
 
 
 def make_training_data(

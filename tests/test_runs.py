@@ -9,8 +9,9 @@ import pytest
 from synthetic import LARGE, ONE_TASK, load_synthetic
 
 from catsweep.cascade.cost import forward_flops, train_flops_per_step
+from catsweep.health import starved
 from catsweep.records import TrialRecord, append_step
-from catsweep.runs import large_facts, starved
+from catsweep.runs import large_facts
 
 
 def record(num_steps: int = 100) -> TrialRecord:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from catsweep.health import starved
 from catsweep.records import TrialRecord
 from catsweep.redact import redact
-from catsweep.runs import starved
 from catsweep.sweep.search import Search
 
 EventKind = Literal["start", "connected", "task_ready", "task_failed", "trial_started", "trial_ended", "warning", "end"]

@@ -15,6 +15,7 @@ from catsweep.spec.base import Json
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example, load_task_data
 from catsweep.tasks.splits import MIN_TEST_ROWS
+from catsweep.tasks.store import StoredExamples
 
 _TAG = re.compile(r"^\w{2,12}:")
 
@@ -76,21 +77,29 @@ def task_stats(task: TaskSpec, *, cache: Path | None = None, data_root: Path | N
     )
 
 
-def _baselines(task: TaskSpec, train: Sequence[Example], judged: Sequence[Example]) -> dict[str, float]:
+def _baselines(task: TaskSpec, train: StoredExamples, judged: Sequence[Example]) -> dict[str, float]:
     """The quality on some examples of answers that need train alone, by name."""
-    frequent = _most_frequent(example.target for example in train)
+    frequent = frequent_quality(task, train.column("target"), train.column("label"), judged)
     if task.output_type == "multiple_choice":
-        # Where choices differ from row to row, the place in the list is all that rows have in common.
-        place = Counter(example.label for example in train).most_common(1)[0][0]
-        answers = [
-            frequent if frequent in example.choices else example.choices[min(place, len(example.choices) - 1)]
-            for example in judged
-        ]
-        return {"majority": _quality(task, judged, answers)}
+        return {"majority": frequent}
     return {
-        "frequent": _quality(task, judged, [frequent] * len(judged)),
+        "frequent": frequent,
         "copy": _quality(task, judged, [_TAG.sub("", example.prompt) for example in judged]),
     }
+
+
+def frequent_quality(task: TaskSpec, targets: list[str], labels: list[int], judged: Sequence[Example]) -> float:
+    """The quality on some examples of one answer to all of them: the most frequent target. targets, labels: of train."""
+    frequent = _most_frequent(targets)
+    if task.output_type != "multiple_choice":
+        return _quality(task, judged, [frequent] * len(judged))
+    # Where choices differ from row to row, the place in the list is all that rows have in common.
+    place = Counter(labels).most_common(1)[0][0]
+    answers = [
+        frequent if frequent in example.choices else example.choices[min(place, len(example.choices) - 1)]
+        for example in judged
+    ]
+    return _quality(task, judged, answers)
 
 
 def _quality(task: TaskSpec, judged: Sequence[Example], answers: list[str]) -> float:

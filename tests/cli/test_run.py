@@ -123,7 +123,7 @@ def test_changed_training_is_refused_with_both_values(finished: tuple[Path, Path
     folder, _, _ = finished
     arguments = ["demo.yaml", *TINY, "training.batch_size=8", "--out", "root"]
     assert "warning: `run` will refuse: training.batch_size is 8" in catsweep("plan", *arguments, cwd=folder).stderr
-    assert catsweep("plan", "demo.yaml", *TINY, "--out", "root", cwd=folder).stderr == ""
+    assert "will refuse" not in catsweep("plan", "demo.yaml", *TINY, "--out", "root", cwd=folder).stderr
     result = catsweep("run", *arguments, cwd=folder, check=False)
     assert result.returncode == 2
     assert "batch_size" in result.stderr
