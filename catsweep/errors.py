@@ -3,6 +3,7 @@
 CatsweepError                what was found, what was expected, and the next move
 |-- SpecError                the YAML is wrong: a list of problems, each with file and line      (exit 2)
 |-- DataError                a task's data is not what its YAML says                             (exit 2)
+|   `-- OutOfReachError      it is not on this machine, and the hub is out of reach              (exit 2)
 |-- ModelError               a model, tokenizer or pair cannot do what is asked of it            (exit 2)
 |-- TableError               a table of foreign results cannot be read as a cascade              (exit 2)
 |-- SweepChangedError        the sweep on storage was made with other settings                   (exit 2)
@@ -66,6 +67,22 @@ class DataError(CatsweepError):
     """A task's data is not what its YAML says."""
 
     exit_code = 2
+
+    def worded(self, text: str) -> DataError:
+        """The same error in other words."""
+        return type(self)(text)
+
+
+class OutOfReachError(DataError):
+    """Data that is not on this machine, while the hub is out of reach. short: the same in a line, without a way out."""
+
+    def __init__(self, text: str, short: str = "") -> None:
+        super().__init__(text)
+        self.short = short
+
+    def worded(self, text: str) -> DataError:
+        """The same error in other words; its line stays."""
+        return OutOfReachError(text, self.short)
 
 
 class ModelError(CatsweepError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,24 +14,30 @@ from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.ragged import Ragged
-from catsweep.errors import CatsweepError
+from catsweep.errors import CatsweepError, OutOfReachError
 from catsweep.inputs import Inputs, read_inputs, shared_texts
 from catsweep.large import EVALUATION_SPLITS
 from catsweep.mixture import read_mixture
 from catsweep.models import load_config, model_shape
-from catsweep.records import is_complete, read_records
+from catsweep.prepare import prepared_path
+from catsweep.records import is_complete, read_json, read_records
 from catsweep.space import check_search, rungs, strata, training_tree
 from catsweep.spec.dimensions import examples
 from catsweep.spec.load import Sweep
-from catsweep.spec.mixture import MixtureSpec, members
+from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 from catsweep.tasks.sources import describe_splits
 from catsweep.train import LOGGED_STEPS
 
+Rates = NDArray[np.float64]
+"""The share of each member of a mixture; 1 for a task."""
+
 SAMPLED_EXAMPLES = 500
 """Token counts are estimated from so many training examples."""
+MOST = 0.5
+"""Where more than this share of the prompts is cut, a plan warns."""
 CHECKPOINT_BYTES = 12
 """A parameter: the weight and AdamW's two moments, 4 bytes each."""
 MLFLOW_VALUE_BYTES = 310
@@ -127,7 +134,8 @@ class TaskPlan:
 class Plan:
     """A whole sweep's plan.
 
-    problems: a line for each task that could not be planned; totals are without them. splits: how each task, those of
+    problems: a line for each task that could not be planned; totals are without them. advice: what helps against all of
+    them. splits: how each task, those of
     mixtures included, is cut.
     """
 
@@ -138,6 +146,7 @@ class Plan:
     confirm_seeds: int
     tasks: list[TaskPlan]
     problems: list[str]
+    advice: list[str]
     splits: dict[str, str]
 
     def accelerator_hours(self, flops_per_second: float) -> float:
@@ -178,103 +187,77 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
     spec = sweep.spec
     check_search(spec)
     names = list(strata(training_tree(spec), spec.search.stratify))
-    tasks, problems = [], []
+    tasks, problems, advice = [], [], list[str]()
+    done = _num_done(root / spec.name)
     for task in sweep.tasks:
         try:
-            tasks.append(_plan_task(task, spec, len(names), root))
+            tasks.append(_plan_task(task, spec, len(names), done[task.task], root))
+        except OutOfReachError as error:
+            problems.append(f"task {task.task}: {error.short}")
+            advice = [
+                f"Where there is a network run `catsweep fetch {sweep.document.path} --to DIR`; then `data_root: DIR` or "
+                "CATSWEEP_DATA=DIR reads that copy here. `catsweep validate` says of each task where it was looked for"
+            ]
         except CatsweepError as error:
             text = str(error)
             problems.append(text if task.task in text else f"task {task.task}: {text}")
     every = [member for unit in sweep.tasks for member in (unit.members if isinstance(unit, MixtureSpec) else [unit])]
     splits = {task.task: describe_splits(task.source) for task in every}
     return Plan(
-        spec.name, names, rungs(spec), spec.search.num_samples, spec.search.confirm_seeds, tasks, problems, splits
+        spec.name,
+        names,
+        rungs(spec),
+        spec.search.num_samples,
+        spec.search.confirm_seeds,
+        tasks,
+        problems,
+        advice,
+        splits,
     )
 
 
-def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, root: Path) -> TaskPlan:
-    planned: list[MemberPlan] = []
-    if isinstance(task, MixtureSpec):
-        mixed = read_mixture(task, spec, root=root)
-        parts, rates = list(mixed.inputs.values()), np.array(list(mixed.rates.values()))
-        for member, part, rate in zip(task.members, parts, rates.tolist(), strict=True):
-            dropped = mixed.num_dropped[member.task]
-            planned.append(
-                MemberPlan(
-                    task=member.task,
-                    group=member.group,
-                    num_rows=_num_rows([part]),
-                    num_evaluated_small=dropped["small_evaluated"],
-                    num_evaluated_large=dropped.get("large_evaluated", 0),
-                    num_signal_large=dropped.get("large_signal", 0),
-                    rate=rate,
-                )
-            )
-    else:
-        parts, rates = [read_inputs(task, spec, root=root)], np.ones(1)
+def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, num_done: int, root: Path) -> TaskPlan:
+    parts, rates, planned = _read(task, spec, root)
     inputs = parts[0]
     small = model_shape(load_config(spec.small, inputs.tokenizer))
     large = model_shape(load_config(spec.large, inputs.tokenizer))
-    tokens = [
-        _Tokens.of(part.examples["train"], part.tokenizer, member, spec)
-        for member, part in zip(members(task), parts, strict=True)
-    ]
-    prompt = float(rates @ [found.prompts.mean() for found in tokens])
-    target = float(rates @ [found.targets.mean() for found in tokens])
-    num_rows = _num_rows(parts)
-
-    def steps_flops(shape: ModelShape, steps: int, batch_size: int) -> float:
-        return steps * train_flops_per_step(
-            shape, batch_size=batch_size, mean_prompt_tokens=prompt, mean_target_tokens=target
-        )
-
-    def answer_flops(shape: ModelShape, splits: tuple[str, ...]) -> float:
-        return sum(
-            float(forward_flops(shape, found.prompts, found.targets, found.choices).mean()) * len(part.examples[split])
-            for found, part in zip(tokens, parts, strict=True)
-            for split in splits
-        )
-
+    work = _Work(
+        parts,
+        rates,
+        [
+            _Tokens.of(part.examples["train"], part.tokenizer, member, spec)
+            for member, part in zip(members(task), parts, strict=True)
+        ],
+    )
+    prompt, target, num_rows = work.mean_prompt_tokens, work.mean_target_tokens, _num_rows(parts)
     training, finetune = spec.training, spec.large.finetune
-    finetuned = steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0
+    finetuned = work.steps_flops(large, finetune.steps, finetune.batch_size) if finetune else 0.0
     num_folds = (finetune.cross_fit or 0) if finetune else 0
-    run = steps_flops(small, training.steps, training.batch_size) * _mean_clients(spec)
+    run = work.steps_flops(small, training.steps, training.batch_size) * _mean_clients(spec)
     num_search = num_strata * spec.search.num_samples
     num_confirm = num_strata * spec.search.confirm_seeds
-    evaluated = num_search * len(rungs(spec)) * answer_flops(small, ("validation",))
+    evaluated = num_search * len(rungs(spec)) * work.answer_flops(small, ("validation",))
     folders = [part.folders(root) for part in parts]
     cached = {name: all(is_complete(found[name], hashes=False) for found in folders) for name in folders[0]}
-
-    def signal_flops(shape: ModelShape) -> float:
-        return sum(
-            float(forward_flops(shape, found.prompts, found.targets).mean()) * len(part.examples["train"])
-            for found, part in zip(tokens, parts, strict=True)
-        )
-
-    chain = 0.0
-    for model in spec.chain:
-        further, tuned = model_shape(load_config(model, inputs.tokenizer)), model.finetune
-        chain += answer_flops(further, EVALUATION_SPLITS) + signal_flops(further)
-        if tuned is not None:
-            chain += (1 + (tuned.cross_fit or 0)) * steps_flops(further, tuned.steps, tuned.batch_size)
+    shared = [] if planned else shared_texts(task.task, inputs.examples)
     return TaskPlan(
         task=task.task,
         group=task.group,
         num_rows=num_rows,
         num_search_trials=num_search,
         num_confirm_runs=num_confirm,
-        num_done=_num_done(root / spec.name, task.task),
+        num_done=num_done,
         small_parameters=_parameters(small),
         large_parameters=_parameters(large),
         mean_prompt_tokens=prompt,
         mean_target_tokens=target,
-        mean_choice_tokens=float(rates @ [found.choices.sum().mean() for found in tokens]),
+        mean_choice_tokens=float(rates @ [found.choices.sum().mean() for found in work.tokens]),
         flops_search=num_search * run + evaluated,
-        flops_confirm=num_confirm * (run + answer_flops(small, EVALUATION_SPLITS)),
+        flops_confirm=num_confirm * (run + work.answer_flops(small, EVALUATION_SPLITS)),
         flops_large_finetune=finetuned,
         flops_folds=num_folds * finetuned,
-        flops_chain=chain,
-        flops_large_pass=answer_flops(large, EVALUATION_SPLITS) + signal_flops(large),
+        flops_chain=_chain_flops(spec, work),
+        flops_large_pass=work.answer_flops(large, EVALUATION_SPLITS) + work.signal_flops(large),
         disk_bytes=_disk_of_cache(inputs, num_rows, prompt + target, target, _parameters(large) if finetune else 0)
         + _disk_of_runs(spec, num_rows, target, _parameters(small), num_strata),
         # A new checkpoint is whole before the old one goes.
@@ -282,8 +265,103 @@ def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, r
         disk_bytes_trial_checkpoint=2.0 * CHECKPOINT_BYTES * _parameters(small) if len(rungs(spec)) > 1 else 0.0,
         cached=cached,
         members=planned,
-        warnings=[] if planned else shared_texts(task.task, inputs.examples),
+        warnings=[*shared, *_long_prompts(task, spec, work), *_measured(task, spec, parts, root)],
     )
+
+
+def _read(task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path) -> tuple[list[Inputs], Rates, list[MemberPlan]]:
+    """The inputs of a task, or of each member of a mixture with its share and its plan."""
+    if not isinstance(task, MixtureSpec):
+        return [read_inputs(task, spec, root=root)], np.ones(1), []
+    mixed = read_mixture(task, spec, root=root)
+    planned = [
+        MemberPlan(
+            task=member.task,
+            group=member.group,
+            num_rows=_num_rows([mixed.inputs[member.task]]),
+            num_evaluated_small=mixed.num_dropped[member.task]["small_evaluated"],
+            num_evaluated_large=mixed.num_dropped[member.task].get("large_evaluated", 0),
+            num_signal_large=mixed.num_dropped[member.task].get("large_signal", 0),
+            rate=mixed.rates[member.task],
+        )
+        for member in task.members
+    ]
+    return list(mixed.inputs.values()), np.array(list(mixed.rates.values())), planned
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What models have to do on the examples of a task, or of the members of a mixture. tokens: of each part's training
+    examples, which stand for those of all its splits."""
+
+    parts: list[Inputs]
+    rates: Rates
+    tokens: list[_Tokens]
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        return float(self.rates @ [found.prompts.mean() for found in self.tokens])
+
+    @property
+    def mean_target_tokens(self) -> float:
+        return float(self.rates @ [found.targets.mean() for found in self.tokens])
+
+    def steps_flops(self, shape: ModelShape, steps: int, batch_size: int) -> float:
+        """Training for so many steps."""
+        return steps * train_flops_per_step(
+            shape,
+            batch_size=batch_size,
+            mean_prompt_tokens=self.mean_prompt_tokens,
+            mean_target_tokens=self.mean_target_tokens,
+        )
+
+    def answer_flops(self, shape: ModelShape, splits: tuple[str, ...]) -> float:
+        """Answering all examples of some splits."""
+        return sum(
+            float(forward_flops(shape, found.prompts, found.targets, found.choices).mean()) * len(part.examples[split])
+            for found, part in zip(self.tokens, self.parts, strict=True)
+            for split in splits
+        )
+
+    def signal_flops(self, shape: ModelShape) -> float:
+        """The pass over the small models' training targets."""
+        return sum(
+            float(forward_flops(shape, found.prompts, found.targets).mean()) * len(part.examples["train"])
+            for found, part in zip(self.tokens, self.parts, strict=True)
+        )
+
+
+def _chain_flops(spec: SweepSpec, work: _Work) -> float:
+    """Preparing the further models of the chain."""
+    flops = 0.0
+    for model in spec.chain:
+        shape, tuned = model_shape(load_config(model, work.parts[0].tokenizer)), model.finetune
+        flops += work.answer_flops(shape, EVALUATION_SPLITS) + work.signal_flops(shape)
+        if tuned is not None:
+            flops += (1 + (tuned.cross_fit or 0)) * work.steps_flops(shape, tuned.steps, tuned.batch_size)
+    return flops
+
+
+def _long_prompts(task: TaskSpec | MixtureSpec, spec: SweepSpec, work: _Work) -> list[str]:
+    """A line for each task of whose training prompts most are longer than the limit."""
+    limit = spec.training.max_prompt_tokens
+    return [
+        f"{member.task}: training.max_prompt_tokens {limit} cuts the beginning of {found.cut_share:.0%} of the prompts, half "
+        f"of which have {found.median_prompt:.0f} tokens or more; raise it, or shorten doc_to_text"
+        for member, found in zip(members(task), work.tokens, strict=True)
+        if found.cut_share > MOST
+    ]
+
+
+def _measured(task: TaskSpec | MixtureSpec, spec: SweepSpec, parts: list[Inputs], root: Path) -> list[str]:
+    """What preparing has found out about the large model, where these very data and models have been prepared."""
+    found = []
+    for member, part in zip(members(task), parts, strict=True):
+        path = prepared_path(root, spec.name, result_name(task, member))
+        facts = read_json(path) if path.exists() else {}
+        if facts.get("keys") == part.keys:
+            found += facts.get("large_warnings", [])
+    return found
 
 
 def _mean_clients(spec: SweepSpec) -> float:
@@ -299,11 +377,14 @@ def _num_rows(parts: list[Inputs]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Token counts of some examples: of each prompt and target, and of each choice of each example."""
+    """Token counts of some examples: of each prompt and target, and of each choice of each example. cut_share: of the
+    prompts that the limit cuts. median_prompt: tokens before the cut."""
 
     prompts: NDArray[np.int64]
     targets: NDArray[np.int64]
     choices: Ragged
+    cut_share: float
+    median_prompt: float
 
     @classmethod
     def of(
@@ -321,7 +402,13 @@ class _Tokens:
         choices = count([choice for example in some for choice in example.choices], special=False)
         offsets = np.concatenate([[0], np.cumsum([len(example.choices) for example in some])]).astype(np.int64)
         limits = spec.training.max_prompt_tokens, spec.training.max_target_tokens
-        return cls(prompts.clip(max=limits[0]), targets.clip(max=limits[1]), Ragged(choices, offsets))
+        return cls(
+            prompts.clip(max=limits[0]),
+            targets.clip(max=limits[1]),
+            Ragged(choices, offsets),
+            cut_share=float(np.mean(prompts > limits[0])),
+            median_prompt=float(np.median(prompts)),
+        )
 
 
 def _parameters(shape: ModelShape) -> int:
@@ -351,7 +438,6 @@ def _disk_of_runs(spec: SweepSpec, num_rows: dict[str, int], target: float, smal
     return runs + num_confirm * (2 * tested + 4 * small) + MLFLOW_CURVE_BYTES * num_strata
 
 
-def _num_done(folder: Path, task: str) -> int:
-    if not folder.exists():
-        return 0
-    return sum(record.task == task for role in ("trials", "confirm") for record in read_records(folder, role))
+def _num_done(folder: Path) -> Counter[str]:
+    """The ended runs of each task or mixture of a sweep."""
+    return Counter(record.task for role in ("trials", "confirm") for record in read_records(folder, role))

@@ -76,3 +76,14 @@ def test_each_client_trains_for_all_steps_and_is_planned_so(make_sweep: Callable
     per_run = (three.flops_search - alone.flops_search) / 2  # two more models a run
     assert three.flops_confirm - alone.flops_confirm == pytest.approx(2 * per_run)
     assert mixed.flops_search == pytest.approx(alone.flops_search + per_run)
+
+
+def test_a_limit_that_cuts_most_prompts_is_warned_of(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    def warnings(limit: int) -> list[str]:
+        training = {"steps": 12, "batch_size": 16, "max_prompt_tokens": limit}
+        return make_plan(make_sweep(training=training), root=tmp_path).tasks[0].warnings
+
+    (text,) = warnings(4)  # words of two to five letters, two thirds of them longer than three, and the delimiter
+    assert text.startswith("made/reverse: training.max_prompt_tokens 4 cuts the beginning of ")
+    assert "half of which have 5 tokens or more" in text
+    assert warnings(6) == []

@@ -6,9 +6,25 @@ from collections.abc import Collection
 
 from rich.console import Console
 from rich.table import Table
+from catsweep.redact import redact
 
 output = Console()
 errors = Console(stderr=True)
+
+
+def tell(text: str) -> None:
+    """Print a line as it is."""
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print what is wrong."""
+    errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a problem that stops nothing."""
+    errors.print(f"warning: {redact(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def plural(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from catsweep.cli.console import errors
+from catsweep.cli.console import errors, warn
 from catsweep.curves import compute_task, result_names, results_on_storage, results_up_to_date, summarise
 from catsweep.mixture import prepare_unit
 from catsweep.prepare import check_sources
@@ -132,11 +132,6 @@ def failures(result: SweepResult) -> list[str]:
     lines = [f"task {task} could not be prepared: {text}" for task, text in result.failed_tasks.items()]
     lines += [f"{record.trial_id} failed: {record.error}" for record in result.failed_trials]
     return [redact(line) for line in lines]
-
-
-def warn(text: str) -> None:
-    """A problem that stops nothing."""
-    errors.print(f"warning: {redact(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catsweep.cli.console import errors, output
+from catsweep.cli.console import complain, tell
 from catsweep.errors import SpecError
 from catsweep.spec.load import Shelf, load_sweep, resolve_units
 from catsweep.spec.mixture import MixtureSpec
@@ -21,17 +21,14 @@ def fetch_command(names: list[str], *, to: Path, max_rows: int | None, data_root
         tasks = _tasks(names)
     except SpecError as error:
         for problem in error.problems:
-            errors.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(str(problem))
         return 2
     root = data_root.expanduser().resolve() if data_root else data_root_of_environment()
-
-    def tell(line: str) -> None:
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
 
     folder = to.expanduser().resolve()
     problems = fetch(tasks, folder, data_root=root, max_rows=max_rows, tell=tell, verify=verify)
     for line in problems:
-        errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(line)
     if not problems:
         tell(
             f"{folder}: ok, the data of {len(tasks)} tasks. Read it with `data_root: {folder}` or CATSWEEP_DATA={folder}"

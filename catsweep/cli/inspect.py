@@ -1,5 +1,5 @@
-"""`catsweep validate` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that
-`ls`, and `validate` where the YAML is wrong, answer at once."""
+"""`catsweep validate` and `ls`: look, and change nothing. What loads torch is imported where it is used, so that `ls`, and
+`validate` where the YAML is wrong, answer at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from catsweep.cli.console import errors, output, plural, print_table
+from catsweep.cli.console import complain, output, plural, print_table
 from catsweep.errors import CatsweepError, Problem, SpecError
 from catsweep.records import read_records, read_sweep, storage_root
 from catsweep.space import check_search
@@ -43,11 +43,6 @@ def validate_command(file: Path, overrides: list[str], *, out: Path | None) -> i
     if code == 0:
         output.print(f"{file}: ok, {_count_of_units(sweep)}", markup=False, highlight=False, soft_wrap=True)
     return code
-
-
-def complain(text: str) -> None:
-    """Print what is wrong."""
-    errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_rows(sweep: Sweep, task: TaskSpec, cache: Path) -> bool:

@@ -1,23 +1,23 @@
-"""`catsweep plan`: what a sweep will do and cost, and whether a cluster could run it."""
+"""`catsweep plan`: what a sweep will do and cost, as a table and a few lines a task; and whether a cluster could run it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from catsweep.cli.console import errors, output
-from catsweep.cli.inspect import complain
-from catsweep.errors import CatsweepError, ClusterError
+from catsweep.cli.console import complain, output, tell, warn
+from catsweep.errors import CatsweepError, ClusterError, OutOfReachError
+from catsweep.plan import Plan, TaskPlan, make_plan, measured
+from catsweep.prepare import check_sources
 from catsweep.records import storage_root
-from catsweep.spec.load import load_sweep
+from catsweep.spec.load import Sweep, load_sweep
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import SweepSpec
+from catsweep.sweep.changes import check_unchanged
 
-if TYPE_CHECKING:
-    from catsweep.plan import Plan, TaskPlan
+SHOWN_SPLITS = ("train", "validation", "calibration", "test")
 
 
 def plan_command(
@@ -34,17 +34,9 @@ def plan_command(
 
     cluster: a cluster's file or address; without it nobody is asked. flops_per_second: what one accelerator reaches.
     """
-    from catsweep.plan import make_plan
-    from catsweep.prepare import check_sources
-    from catsweep.sweep.changes import check_unchanged
-
     sweep, root = load_sweep(file, overrides), storage_root(out)
     plan = make_plan(sweep, root=root)
-    try:
-        check_unchanged(sweep, root / sweep.spec.name)
-        check_sources(root, sweep.spec, sweep.tasks)
-    except CatsweepError as error:
-        _warn(f"`run` will refuse: {error}")
+    _warn_of_refusal(sweep, root)
     problems, fits = list(plan.problems), ""
     try:
         fits = _fits(sweep.spec, cluster)
@@ -52,15 +44,29 @@ def plan_command(
         problems.append(str(error))
     for problem in problems:
         complain(f"error: {problem}")
-    code = 2 if problems else 0
+    for text in plan.advice:
+        complain(text)
     if as_json:
         hours = {} if flops_per_second is None else {"accelerator_hours": plan.accelerator_hours(flops_per_second)}
         output.print_json(json.dumps({**plan.to_json(), **hours}))
-        return code
-    _show(plan, sweep.spec.large.finetune)
-    for line in [*_hours(plan, sweep.spec, root, flops_per_second), *([fits] if fits else [])]:
-        _say(line)
-    return code
+    elif plan.tasks:
+        output.print(_table(plan))
+        _print_totals(plan)
+        for task in plan.tasks:
+            _print_task(task, sweep.spec.large.finetune)
+        for line in [*_hours(plan, sweep.spec, root, flops_per_second), *([fits] if fits else [])]:
+            tell(line)
+    return 2 if problems else 0
+
+
+def _warn_of_refusal(sweep: Sweep, root: Path) -> None:
+    try:
+        check_unchanged(sweep, root / sweep.spec.name)
+        check_sources(root, sweep.spec, sweep.tasks)
+    except OutOfReachError:
+        return  # the plan has said so
+    except CatsweepError as error:
+        warn(f"`run` will refuse: {error}")
 
 
 def _fits(spec: SweepSpec, cluster: str | None) -> str:
@@ -80,8 +86,6 @@ def _fits(spec: SweepSpec, cluster: str | None) -> str:
 
 def _hours(plan: Plan, spec: SweepSpec, root: Path, flops_per_second: float | None) -> list[str]:
     """Accelerator-hours: by a given speed, and what the runs that have ended took."""
-    from catsweep.plan import measured
-
     lines = []
     if flops_per_second is not None:
         lines.append(
@@ -106,61 +110,66 @@ def _hours(plan: Plan, spec: SweepSpec, root: Path, flops_per_second: float | No
     return lines
 
 
-def _show(plan: Plan, finetune: FinetuneSpec | None) -> None:
-    total = plan.to_json()["total"]
-    title = f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})"
-    table = Table(title=title, title_justify="left")
+def _table(plan: Plan) -> Table:
+    """A line a task, and below a mixture one a member."""
+    table = Table(title=f"{plan.sweep}: {len(plan.strata)} strata ({', '.join(plan.strata)})", title_justify="left")
     for column in ("task", "train", "val", "cal", "test", "runs", "done", "FLOPs", "cached"):
         table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for task in plan.tasks:
-        rows = [str(task.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+        rows = [str(task.num_rows[split]) for split in SHOWN_SPLITS]
         runs = f"{task.num_search_trials}+{task.num_confirm_runs}"
         cached = f"{sum(task.cached.values())} of {len(task.cached)}"
         table.add_row(task.task, *rows, runs, str(task.num_done), f"{task.flops:.1e}", cached)
         for member in task.members:
-            rows = [str(member.num_rows[split]) for split in ("train", "validation", "calibration", "test")]
+            rows = [str(member.num_rows[split]) for split in SHOWN_SPLITS]
             table.add_row(f" {member.task}", *rows, "", "", "", "")
-    output.print(table)
-    output.print(
+    return table
+
+
+def _print_totals(plan: Plan) -> None:
+    """Trials, FLOPs and disk of the whole sweep, how its tasks are cut, and what checkpoints take meanwhile."""
+    total = plan.to_json()["total"]
+    tell(
         f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
         f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
-        f"and {_size(total['disk_bytes'])} on disk, MLflow included",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"and {_size(total['disk_bytes'])} on disk, MLflow included"
+    )
     by_text: dict[str, list[str]] = {}
     for name, text in plan.splits.items():
         by_text.setdefault(text, []).append(name)
     for text, names in by_text.items():
-        output.print(f"{', '.join(names)}: {text}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"{', '.join(names)}: {text}")
     checkpoints = {
-        "a large model in training": max((task.disk_bytes_large_checkpoint for task in plan.tasks), default=0.0),
-        "a trial in flight": max((task.disk_bytes_trial_checkpoint for task in plan.tasks), default=0.0),
+        "a large model in training": max(task.disk_bytes_large_checkpoint for task in plan.tasks),
+        "a trial in flight": max(task.disk_bytes_trial_checkpoint for task in plan.tasks),
     }
-    if any(checkpoints.values()):
-        text = ", ".join(f"{_size(size)} for {what}" for what, size in checkpoints.items() if size)
-        output.print(f"checkpoints, until each ends: up to {text}", markup=False, highlight=False, soft_wrap=True)
-    for task in plan.tasks:
-        shares = {
-            "large model": task.flops_large_finetune,
-            **({"its fold models": task.flops_folds} if task.flops_folds else {}),
-            "its pass": task.flops_large_pass,
-            **({"further models": task.flops_chain} if task.flops_chain else {}),
-            "search": task.flops_search,
-        }
-        text = ", ".join(
-            f"{name} {flops / task.flops:.0%}" for name, flops in {**shares, "confirm": task.flops_confirm}.items()
-        )
-        missing = ", ".join(name for name, there in task.cached.items() if not there) or "nothing"
-        output.print(
-            f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {text}; "
-            f"still to make: {missing}", markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        for line in _signal_notes(task, finetune):
-            output.print(f"{task.task}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for member in task.members:
-            output.print(f"{task.task}: {member.describe()}", markup=False, highlight=False, soft_wrap=True)
-        for line in task.warnings:
-            output.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    shown = ", ".join(f"{_size(size)} for {what}" for what, size in checkpoints.items() if size)
+    if shown:
+        tell(f"checkpoints, until each ends: up to {shown}")
+
+
+def _print_task(task: TaskPlan, finetune: FinetuneSpec | None) -> None:
+    """Sizes, where the FLOPs go, what is still to be made, and warnings."""
+    flops = {
+        "large model": task.flops_large_finetune,
+        **({"its fold models": task.flops_folds} if task.flops_folds else {}),
+        "its pass": task.flops_large_pass,
+        **({"further models": task.flops_chain} if task.flops_chain else {}),
+        "search": task.flops_search,
+        "confirm": task.flops_confirm,
+    }
+    shares = ", ".join(f"{name} {part / task.flops:.0%}" for name, part in flops.items())
+    missing = ", ".join(name for name, there in task.cached.items() if not there) or "nothing"
+    tell(
+        f"{task.task}: S {task.small_parameters:,} and L {task.large_parameters:,} parameters; FLOPs: {shares}; "
+        f"still to make: {missing}"
+    )
+    for line in _signal_notes(task, finetune):
+        tell(f"{task.task}: {line}")
+    for member in task.members:
+        tell(f"{task.task}: {member.describe()}")
+    for line in task.warnings:
+        warn(line)
 
 
 def _signal_notes(task: TaskPlan, finetune: FinetuneSpec | None) -> list[str]:
@@ -177,14 +186,6 @@ def _signal_notes(task: TaskPlan, finetune: FinetuneSpec | None) -> list[str]:
         f"cross_fit: {finetune.cross_fit} trains L {finetune.cross_fit + 1} times instead of once: {task.flops_folds:.1e} "
         f"FLOPs of accelerator work more than holdout's {rest:.1e} ({task.flops_folds / rest:+.0%})"
     ]
-
-
-def _say(text: str) -> None:
-    output.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _warn(text: str) -> None:
-    errors.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _size(num_bytes: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catsweep.errors import DataError
+from catsweep.errors import DataError, OutOfReachError
 from catsweep.spec.base import Json, digest
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, SplitsSource
 from catsweep.spec.task import TaskSpec
@@ -28,6 +28,11 @@ from catsweep.tasks.slices import Slice, parse_slice
 from catsweep.tasks.sources import given_splits
 
 Tell = Callable[[str], None]
+
+OUT_OF_REACH = (
+    "Run this command on a machine that reaches the hub, and copy the folder here; check the names of datasets where they "
+    "are your own. Test sets may also lie below a data root as local files: docs/wmt22.md"
+)
 
 
 @dataclass(frozen=True)
@@ -49,30 +54,39 @@ def fetch(
     tell: Tell,
     verify: Verify = "all",
 ) -> list[str]:
-    """Copy every split that the tasks read into the folder `to`; returns a line for each that could not be had.
+    """Copy every split that the tasks read into the folder `to`; returns a line for each that could not be had; where the
+    hub is out of reach, one a task, and what to do.
 
     data_root: where local copies are looked for before the hub. max_rows: only the first so many rows of each split;
     where all tasks read a slice such as `train[:1000]`, no more is fetched either. tell: called with a line a file.
     verify: "schema" leaves row counts uncompared.
     """
     to.mkdir(parents=True, exist_ok=True)
-    problems = []
+    problems: list[str] = []
+    far: dict[str, str] = {}
+
+    def note(task: str, error: DataError) -> None:
+        if isinstance(error, OutOfReachError):
+            far.setdefault(task, f"task {task}: {error.short}")
+        else:
+            problems.append(f"task {task}: {error}")
+
     for wanted in _wanted_splits(tasks, max_rows):
         try:
             tell(_fetch_split(wanted, to, data_root, verify))
         except DataError as error:
-            problems.append(f"task {wanted.task}: {error}")
+            note(wanted.task, error)
     for name, source in _test_sets(tasks):
         try:
             for line in _fetch_test_set(source, to, data_root):
                 tell(line)
         except DataError as error:
-            problems.append(f"task {name}: {error}")
+            note(name, error)
     for task in tasks:
         if isinstance(task.source, FilesSource | PackageSource):
             what = "files" if isinstance(task.source, FilesSource) else "an installed package"
             tell(f"{task.task}: reads {what}; nothing to fetch")
-    return problems
+    return [*problems, *far.values(), *([OUT_OF_REACH] if far else [])]
 
 
 def _wanted_splits(tasks: Sequence[TaskSpec], max_rows: int | None) -> list[_Wanted]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import assert_never
 
-from catsweep.errors import DataError
+from catsweep.errors import DataError, OutOfReachError
 from catsweep.spec.base import digest
 from catsweep.spec.mixture import MixtureSpec, members
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, Source, SplitsSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.hub import find_split, local_files
 from catsweep.tasks.hub_remote import remote_revision
+from catsweep.tasks.hub_split import shown
 from catsweep.tasks.manifest import sha256_of
 from catsweep.tasks.package import package_versions
 from catsweep.tasks.sacrebleu_sets import sacrebleu_fingerprint
@@ -28,7 +29,7 @@ def source_fingerprint(task: TaskSpec, data_root: Path | None = None) -> str:
     try:
         return _fingerprint(task.source, data_root or data_root_of_environment())
     except DataError as error:
-        raise DataError(f"task {task.task}: {error}") from error
+        raise error.worded(f"task {task.task}: {error}") from error
 
 
 def _fingerprint(source: Source | HubPart | SacrebleuSource, data_root: Path | None) -> str:
@@ -74,7 +75,8 @@ def _hub_split(source: HubSource, name: str, data_root: Path | None) -> list[str
         except DataError as error:
             problems.append(str(error))
     find_split(source, parse_slice(name), data_root=data_root, max_rows=1)  # its error says all that was tried
-    raise DataError(
+    raise OutOfReachError(
         f"{'; '.join(problems)}. Whether the rows are still the same cannot be seen without the hub: pin `revision` to a "
-        "commit, or run `catsweep fetch TASKS --to DIR` where there is a network, and give that DIR as `data_root`"
+        "commit, or run `catsweep fetch TASKS --to DIR` where there is a network, and give that DIR as `data_root`",
+        short=f"{shown(source)}, split {parse_slice(name).split!r}: not on this machine, nor is the hub in reach",
     )

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catsweep.errors import DataError
+from catsweep.errors import DataError, OutOfReachError
 from catsweep.spec.source import Alternative, HubLocation, HubSource
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.expect import check_expectation
 from catsweep.tasks.files import read_json_lines
-from catsweep.tasks.hub_remote import open_remote
+from catsweep.tasks.hub_remote import hub_is_out_of_reach, open_remote
 from catsweep.tasks.hub_split import HubSplit, shown, with_renamed_columns
 from catsweep.tasks.manifest import sampled_rows
 from catsweep.tasks.slices import Slice, parse_slice
@@ -86,11 +86,16 @@ def find_split(
     if data_root is not None:
         root = str(data_root) if data_root.is_dir() else f"{data_root} (there is no such folder)"
         places = f"neither in {root}, nor as a folder {source.dataset_path}, nor on the hub"
-    raise DataError(
+    text = (
         f"hub dataset {shown(source)}, split {part.split!r}: found it {places}: "
         f"{'; '.join(tried)}. Check the name; where there is no network, run "
         "`catsweep fetch TASKS --to DIR` on a machine that has one, and give that DIR as `data_root` or CATSWEEP_DATA"
     )
+    if hub_is_out_of_reach():
+        raise OutOfReachError(
+            text, f"{shown(source)}, split {part.split!r}: not on this machine, nor is the hub in reach"
+        )
+    raise DataError(text)
 
 
 def local_folders(location: HubLocation, data_root: Path | None) -> list[Path]:

@@ -152,6 +152,15 @@ def _library_errors(location: HubLocation) -> Iterator[None]:
         raise DataError(f"hub dataset {shown(location)}: {type(error).__name__}: {reason}") from error
 
 
+def hub_is_out_of_reach() -> bool:
+    """Whether the library is told to stay offline, or the hub's host has no address here."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    offline = datasets.config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE
+    return bool(offline) or _is_cut_off(huggingface_hub.constants.ENDPOINT)
+
+
 @contextmanager
 def _offline_without_network() -> Iterator[None]:
     import datasets.config

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catsweep.errors import DataError
+from catsweep.errors import DataError, OutOfReachError
 from catsweep.spec.base import digest
 from catsweep.spec.source import SacrebleuSource
 from catsweep.spec.yaml import did_you_mean
@@ -130,12 +130,13 @@ def downloaded_files(source: SacrebleuSource, data_root: Path | None) -> SetFile
     except (Exception, SystemExit) as error:  # the network, archives and XML raise dozens of kinds; sacrebleu exits
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         name, (source_language, target_language) = source.test_set, _languages(source)
-        raise DataError(
+        raise OutOfReachError(
             f"{_shown(source)}: found no local files below {data_root or '<data root>'}/{name} and no download "
             f"({type(error).__name__}: {reason}); expected one of them. Where there is no network, run `catsweep fetch` "
             f"on a machine that has one, or put {name}.{source.langpair}.src.{source_language} and "
             f"{name}.{source.langpair}.ref.{wanted[0] or 'A'}.{target_language}, one segment a line, into "
-            f"<data root>/{name}"
+            f"<data root>/{name}",
+            short=f"{_shown(source)}: not on this machine, nor can sacrebleu download it",
         ) from error
     available = {
         field.removeprefix("ref").removeprefix(":"): path

@@ -69,9 +69,20 @@ def test_a_task_that_is_not_known_or_not_there_ends_with_2(folder: Path) -> None
     assert "Did you mean 'superglue/boolq'?" in output
     code, output = invoke("fetch", "sums.yaml", "--to", "copy")
     assert code == 2
-    assert output.startswith(
-        "task mine/sums: hub dataset a/b, split 'train': found it neither as a folder a/b nor on the hub (no data root"
-    )
+    line, advice = output.splitlines()
+    assert line == "task mine/sums: a/b, split 'train': not on this machine, nor is the hub in reach"
+    assert advice.startswith("Run this command on a machine that reaches the hub")
+
+
+def test_a_plan_without_data_is_a_line_a_task_and_one_advice_without_a_table(folder: Path) -> None:
+    (folder / "other.yaml").write_text(TASK.replace("mine/sums", "mine/other").replace("a/b", "c/d"))
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[sums.yaml]", "[sums.yaml, other.yaml]"))
+    code, output = invoke("plan", "sweep.yaml")
+    assert code == 2
+    first, second, advice = output.splitlines()
+    assert first == "error: task mine/sums: a/b, split 'train': not on this machine, nor is the hub in reach"
+    assert second == "error: task mine/other: c/d, split 'train': not on this machine, nor is the hub in reach"
+    assert advice.startswith("Where there is a network run `catsweep fetch sweep.yaml --to DIR`")
 
 
 def test_rows_can_be_limited(folder: Path) -> None:

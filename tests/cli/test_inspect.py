@@ -126,3 +126,23 @@ def test_validate_names_every_missing_column_also_beside_a_task_file_that_cannot
         f"{one}:6: doc_to_target: found the column 'anser'; expected a column of the rows: answer, question. "
         "Did you mean 'answer'?",
     ]
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_a_row_that_a_field_cannot_use_is_named_with_the_fields_line(command: str, tmp_path: Path) -> None:
+    rows = [f"what is {number},{'' if number == 1 else number}" for number in range(250)]
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *rows]) + "\n")
+    (tmp_path / "_base.yaml").write_text("output_type: generate_until\ndoc_to_target: answer\n")
+    task = [line for line in TASK.splitlines(keepends=True) if not line.startswith(("output_type", "doc_to_target"))]
+    (tmp_path / "one.yaml").write_text("include: _base.yaml\n" + "".join(task).replace(" {{other}}", ""))
+    sweep = tmp_path / "sweep.yaml"
+    model = "{config: {model_type: llama, hidden_size: 8, num_attention_heads: 2}, tokenizer: {kind: char}}"
+    sweep.write_text(
+        f"name: s\ntasks: [one.yaml]\nsmall: {model}\nlarge: {{pretrained: a/b}}\ntraining: {{steps: 1}}\n"
+    )
+    result = RUNNER.invoke(app, [command, str(sweep), "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert (
+        f"{tmp_path / '_base.yaml'}:2: task mine/NAME, row train:1: doc_to_target 'answer': found an empty text; expected some "
+        "text. Drop such rows, or change the template"
+    ) in result.output

@@ -13,7 +13,7 @@ import pytest
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import load_examples, preview
 from catsweep.tasks.expect import label_names
-from catsweep.tasks.fetch import fetch
+from catsweep.tasks.fetch import OUT_OF_REACH, fetch
 from catsweep.tasks.manifest import read_manifest
 
 FEATURES = datasets.Features({"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])})
@@ -160,7 +160,8 @@ def test_what_cannot_be_had_or_is_not_as_expected_is_reported_and_the_rest_is_fe
     gone = hub(make_task, dataset_path="no/where", test_split=None).model_copy(update={"task": "gone"})
     problems = fetch([wrong, gone], tmp_path / "to", data_root=root, max_rows=None, tell=lambda line: None)
     assert problems[0].startswith(f"task wrong: dataset a/b in {root}/a/b, split 'train': found 300 rows; expected 7")
-    assert problems[1].startswith("task gone: hub dataset no/where, split 'train': found it neither ")
+    assert problems[1] == "task gone: no/where, split 'train': not on this machine, nor is the hub in reach"
+    assert problems[2:] == [OUT_OF_REACH]  # one advice behind all, and not to run what was just run
     assert sorted(read_manifest(tmp_path / "to")) == ["a/b/test-00000-of-00001.parquet"]
     options: dict[str, Any] = {"data_root": root, "max_rows": None, "tell": lambda line: None}
     assert fetch([wrong], tmp_path / "to", **options, verify="schema") == []
