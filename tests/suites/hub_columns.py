@@ -1,6 +1,7 @@
-"""What the public copies of SuperGLUE and FLAN2021 look like: an independent table that the task files are held to.
+"""What the public copies of SuperGLUE, FLAN2021 and WMT22's training data look like: an independent table that the task
+files are held to.
 
-Typed from dataset cards and file listings, not from the task files. A column is written `"string"` for a value, a
+Typed from dataset cards, file listings and sacrebleu's list, not from the task files. A column is written `"string"` for a value, a
 list of one element for a list, a dict for a struct, and a tuple of names for a ClassLabel.
 """
 
@@ -46,7 +47,7 @@ def _glue(config: str, sizes: dict[str, int], columns: Columns, words: tuple[str
     return Copy("nyu-mll/glue", config, sizes, columns | idx, words, unlabelled=() if labelled else ("test",))
 
 
-def _translation(path: str, config: str, languages: str, sizes: tuple[int, int, int]) -> Copy:
+def _translation(path: str, config: str | None, languages: str, sizes: tuple[int, ...]) -> Copy:
     return Copy(path, config, _sizes(*sizes), {"translation": dict.fromkeys(languages.split(), "string")})
 
 
@@ -340,6 +341,69 @@ FLAN2021: dict[str, Copy] = {
         unlabelled=("test",),
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction of WMT22's general test.
+
+    train: its training data. validation: "own", a split of the training data; "wmt21", a test set of sacrebleu; None, cut
+    from train. references: the reference sets that the organisers' text files have. scored: the one that sacrebleu takes.
+    num_segments: of the test. tokenize: sacrebleu's tokeniser of the target language.
+    """
+
+    train: Copy
+    validation: str | None
+    references: tuple[str, ...]
+    scored: str
+    num_segments: int
+    tokenize: str = "13a"
+
+
+_WMT19 = {  # sizes of train are rounded on its card
+    pair: _translation("wmt/wmt19", pair, pair.replace("-", " "), sizes)
+    for pair, sizes in {
+        "cs-en": (7_270_000, 2_983),
+        "de-en": (38_700_000, 2_998),
+        "fr-de": (9_820_000, 1_512),
+        "ru-en": (37_500_000, 3_000),
+        "zh-en": (26_000_000, 3_981),
+    }.items()
+}
+_OPUS = {
+    pair: _translation("Helsinki-NLP/opus-100", pair, pair.replace("-", " "), (1_000_000, 2_000, 2_000))
+    for pair in ("en-hr", "en-ja", "en-uk")
+}
+_LIVONIAN = _translation("tartuNLP/liv4ever", None, "en liv", (600,))
+_YAKUT = Copy(
+    "wmt/yakut", None, _sizes(30_146), {"translation": {"sah": "string", "ru": "string"}},
+    files={"train": "sah-ru/train/0000.parquet"}, revision="refs/convert/parquet",
+)  # fmt: skip
+_OWN = {pair: _translation(f"local/opus-100/{pair}", None, pair.replace("-", " "), (1_000,)) for pair in ("cs-uk",)}
+
+WMT22: dict[str, Direction] = {
+    "cs-en": Direction(_WMT19["cs-en"], "wmt21", ("B", "C"), "B", 1_448),
+    "cs-uk": Direction(_OWN["cs-uk"], None, ("A",), "A", 1_930),
+    "de-en": Direction(_WMT19["de-en"], "wmt21", ("A", "B"), "A", 1_984),
+    "de-fr": Direction(_WMT19["fr-de"], "wmt21", ("A",), "A", 1_984),
+    "en-cs": Direction(_WMT19["cs-en"], "wmt21", ("B", "C"), "B", 2_037),
+    "en-de": Direction(_WMT19["de-en"], "wmt21", ("A", "B"), "A", 2_037),
+    "en-hr": Direction(_OPUS["en-hr"], "own", ("A", "stud"), "A", 1_671),
+    "en-ja": Direction(_OPUS["en-ja"], "wmt21", ("A",), "A", 2_037, "ja-mecab"),
+    "en-liv": Direction(_LIVONIAN, None, ("A",), "A", 420),
+    "en-ru": Direction(_WMT19["ru-en"], "wmt21", ("A",), "A", 2_037),
+    "en-uk": Direction(_OPUS["en-uk"], "own", ("A",), "A", 2_037),
+    "en-zh": Direction(_WMT19["zh-en"], "wmt21", ("A", "B"), "A", 2_037, "zh"),
+    "fr-de": Direction(_WMT19["fr-de"], "wmt21", ("A",), "A", 2_006),
+    "ja-en": Direction(_OPUS["en-ja"], "wmt21", ("A",), "A", 2_008),
+    "liv-en": Direction(_LIVONIAN, None, ("A",), "A", 420),  # unnamed for sacrebleu, A in the text files
+    "ru-en": Direction(_WMT19["ru-en"], "wmt21", ("A",), "A", 2_016),
+    "ru-sah": Direction(_YAKUT, None, ("A",), "A", 1_123),  # unnamed as well
+    "sah-ru": Direction(_YAKUT, None, ("A",), "A", 1_123),
+    "uk-cs": Direction(_OWN["cs-uk"], None, ("A",), "A", 2_812),
+    "uk-en": Direction(_OPUS["en-uk"], "own", ("A",), "A", 2_018),
+    "zh-en": Direction(_WMT19["zh-en"], "wmt21", ("A", "B"), "A", 1_875),
+}
 
 COPIES = {f"superglue/{name}": copy for name, copy in SUPERGLUE.items()} | {
     f"flan2021/{name}": copy for name, copy in FLAN2021.items()

@@ -51,6 +51,20 @@ def make_dataset(root: Path, copy: Copy) -> Path:
     return folder
 
 
+def make_test_set(root: Path, test_set: str, langpair: str, references: tuple[str, ...]) -> None:
+    """Write a small test set below root as the organisers publish theirs: sources, and a file of each reference set."""
+    source, target = langpair.split("-")
+    stem = {"wmt21": "newstest2021", "wmt22": "generaltest2022"}[test_set]
+    files = {f"sources/{stem}.{langpair}.src.{source}": f"The {source} text: {test_set} {{index}}."}
+    for name in references:
+        text = f"The {target} text of set {name}: {test_set} {{index}}."
+        files[f"references/{stem}.{langpair}.ref.{name}.{target}"] = text
+    for file, text in files.items():
+        path = root / test_set / "txt" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(text.format(index=index) + "\n" for index in range(60)), encoding="utf-8")
+
+
 def dataset_files(copy: Copy) -> dict[str, str]:
     """Split -> file below the dataset's folder."""
     if copy.files:
@@ -321,5 +335,9 @@ CHANGES: dict[tuple[str, str | None], Callable[[Row, int, str, random.Random], N
     ("Helsinki-NLP/opus-100", None): _translation,
     ("wmt/wmt14", None): _translation,
     ("wmt/wmt16", None): _translation,
+    ("wmt/wmt19", None): _translation,
+    ("wmt/yakut", None): _translation,
+    ("tartuNLP/liv4ever", None): _translation,
+    ("local/opus-100/cs-uk", None): _translation,
 }
 """What a dataset's rows need beyond their columns, by (path, config) or (path, None)."""

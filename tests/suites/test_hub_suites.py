@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hub_columns import COPIES, Columns
+from hub_columns import COPIES, WMT22, Columns
 from made_rows import SHARED, dataset_files, features, make_dataset
 
 from catsweep.cli.inspect import validate_command
@@ -78,10 +79,11 @@ GENERATED = [name for name in NAMES if name not in (*OTHERS, *OWN_CHOICES, *TRAN
 
 
 def test_the_suites_are_complete() -> None:
-    found = {name: path for name, path in task_files().items() if name.startswith(("superglue/", "flan2021/"))}
-    assert found.keys() == set(NAMES)
+    suites = ("superglue/", "flan2021/", "wmt22/")
+    found = {name: path for name, path in task_files().items() if name.startswith(suites)}
+    assert found.keys() == {*NAMES, *(f"wmt22/{pair}" for pair in WMT22)}
     flan = [load_task(path) for name, path in found.items() if name.startswith("flan2021/")]
-    assert (len(found), len(flan), len({task.group for task in flan})) == (77, 69, 17)
+    assert (len(found), len(flan), len({task.group for task in flan})) == (98, 69, 17)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,11 +108,13 @@ def test_the_prompts_are_several_and_differ(name: str) -> None:
     assert len(set(shipped(name).prompt_templates)) >= (1 if already_templated else 3)
 
 
-@pytest.mark.parametrize(
-    "name", sorted({(copy.path, copy.config, str(copy.files)): name for name, copy in COPIES.items()}.values())
-)
+EVERY_COPY = [*COPIES.values(), *(direction.train for direction in WMT22.values())]
+DISTINCT = {f"{copy.path} {copy.config} {copy.files.get('train', '')}": copy for copy in EVERY_COPY}
+
+
+@pytest.mark.parametrize("name", sorted(DISTINCT))
 def test_the_library_reads_the_same_made_dataset(name: str, made: Path, tmp_path: Path) -> None:
-    copy = COPIES[name]
+    copy = DISTINCT[name]
     folder = make_dataset(made, copy)
     read = datasets.load_dataset(str(folder), data_files=dataset_files(copy), cache_dir=str(tmp_path))
     assert set(read) == set(dataset_files(copy))
@@ -119,24 +123,30 @@ def test_the_library_reads_the_same_made_dataset(name: str, made: Path, tmp_path
         assert copy.json or split.features == features(copy.columns)
 
 
+def rows_of_a_sweep(name: str, root: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The large model's rows of a task, from `validate` on through the real loader."""
+    file = out / "made.yaml"
+    file.write_text(SWEEP.format(task=name, root=root))
+    assert validate_command(file, [], out=out) == 0, capsys.readouterr()
+    sweep = load_sweep(file)
+    short = sweep.tasks[0].generation_kwargs.model_copy(update={"max_gen_toks": 6})
+    task = sweep.tasks[0].model_copy(update={"generation_kwargs": short})  # an untrained model never ends by itself
+    facts = prepare_task(task, sweep.spec, root=out)
+    assert facts["num_rows"]["large_train"] + facts["num_rows"]["train"] == 20
+    rows = pq.read_table(out / "cache" / "answers" / facts["keys"]["answers"] / "rows.parquet").to_pylist()
+    assert [row["split"] for row in rows] == ["validation"] * 10 + ["calibration"] * 10 + ["test"] * 10
+    assert len({row["id"] for row in rows}) == 30
+    for item in task.metric_list:
+        assert np.isfinite([row[f"statistics/{item.metric}"] for row in rows]).all()
+    return rows
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_task_goes_from_validate_to_rows(
     name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_dataset(made, COPIES[name])
-    file = tmp_path / "made.yaml"
-    file.write_text(SWEEP.format(task=name, root=made))
-    assert validate_command(file, [], out=tmp_path) == 0, capsys.readouterr()
-    sweep = load_sweep(file)
-    short = sweep.tasks[0].generation_kwargs.model_copy(update={"max_gen_toks": 6})
-    task = sweep.tasks[0].model_copy(update={"generation_kwargs": short})  # an untrained model never ends by itself
-    facts = prepare_task(task, sweep.spec, root=tmp_path)
-    assert facts["num_rows"]["large_train"] + facts["num_rows"]["train"] == 20
-    rows = pq.read_table(tmp_path / "cache" / "answers" / facts["keys"]["answers"] / "rows.parquet").to_pylist()
-    assert [row["split"] for row in rows] == ["validation"] * 10 + ["calibration"] * 10 + ["test"] * 10
-    assert len({row["id"] for row in rows}) == 30
-    for item in task.metric_list:
-        assert np.isfinite([row[f"statistics/{item.metric}"] for row in rows]).all()
+    assert rows_of_a_sweep(name, made, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", NAMES)
