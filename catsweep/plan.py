@@ -155,11 +155,15 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, totals included."""
-        total = {
+        total: dict[str, float] = {
             "num_search_trials": sum(task.num_search_trials for task in self.tasks),
             "num_confirm_runs": sum(task.num_confirm_runs for task in self.tasks),
             "flops": sum(task.flops for task in self.tasks),
             "disk_bytes": sum(task.disk_bytes for task in self.tasks),
+            # Units of tasks, and trials, run side by side as far as a cluster has room: at least one at a time.
+            "disk_bytes_at_peak": sum(task.disk_bytes for task in self.tasks)
+            + max((task.disk_bytes_large_checkpoint for task in self.tasks), default=0.0)
+            + max((task.disk_bytes_trial_checkpoint for task in self.tasks), default=0.0),
         }
         return {**asdict(self), "total": total}
 
@@ -435,7 +439,9 @@ def _disk_of_runs(spec: SweepSpec, num_rows: dict[str, int], target: float, smal
     values = VALUES_A_STEP * logged + 3 * len(rungs(spec))
     a_run = (STEP_BYTES * VALUES_A_STEP * logged) + MLFLOW_VALUE_BYTES * values
     runs = (num_search + num_confirm) * a_run + num_search * row * num_rows["validation"] + tested  # L's rows
-    return runs + num_confirm * (2 * tested + 4 * small) + MLFLOW_CURVE_BYTES * num_strata
+    # Of N kept weights a task has its share, rounded up; one more is there before it is compared.
+    share = num_confirm if spec.keep_models is None else min(num_confirm, -(-spec.keep_models // len(spec.tasks)) + 1)
+    return runs + num_confirm * 2 * tested + share * 4 * small + MLFLOW_CURVE_BYTES * num_strata
 
 
 def _num_done(folder: Path) -> Counter[str]:

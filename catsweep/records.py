@@ -5,7 +5,8 @@ The root holds `cache/` (content-addressed, shared by all sweeps) and one folder
     <root>/cache/<kind>/<key>/                     made once, ends with manifest.json
     <root>/<sweep>/sweep.json                      the resolved sweep
     <root>/<sweep>/trials/<task>/<stratum>/<n>/    spec.json steps.jsonl rows.parquet record.json checkpoint/
-                                                   (record.failed-1.json ...: of attempts that failed)
+                                                   (record.failed-1.json ...: of attempts that failed;
+                                                   record.damaged-1.json ...: of runs that were damaged on storage)
     <root>/<sweep>/confirm/<task>/<stratum>/<n>-seed<s>/   the same, with the rows of calibration and test too
     <root>/<sweep>/curves/ report.html
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -30,14 +30,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from catsweep.errors import StorageError
+from catsweep.errors import StorageError, is_out_of_space
 from catsweep.redact import redact
+from catsweep.spec.base import digest
 from catsweep.spec.mixture import UNIT, MixtureEntry, MixtureSpec
 from catsweep.spec.search import BASELINE, lower_is_better
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 
 MANIFEST = "manifest.json"
+NO_SPACE = (
+    "no space is left on its disk. Nothing that was finished is lost: free some (`catsweep clean NAME` lists what may go) "
+    "and run the same command again"
+)
 Status = Literal["finished", "stopped", "diverged", "failed"]
 
 
@@ -51,18 +56,23 @@ def storage_root(out: Path | str | None = None) -> Path:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader sees all of it or nothing, also after a kill."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees all of it or nothing, also after a kill. Raises StorageError on a full disk."""
     raw = data.encode() if isinstance(data, str) else data
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        if is_out_of_space(error):
+            raise StorageError(f"{path} could not be written: {NO_SPACE}") from error
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -166,14 +176,29 @@ def write_rows(path: Path, rows: pa.Table) -> None:
 
 
 def read_rows(path: Path, split: str | None = None) -> pa.Table:
-    """Read rows.parquet, all of it or one split. Raises StorageError where it is missing or damaged."""
+    """Read rows.parquet, all of it or one split. Raises StorageError where it is missing, or not as it was written."""
     try:
+        if not rows_as_written(path):
+            raise StorageError(f"{path} is damaged: it is not the file that was written; {_AGAIN}")
         filters = None if split is None else [("split", "=", split)]
         return pq.read_table(path, filters=filters)
     except FileNotFoundError:
         raise StorageError(f"{path} is missing; run the same command again to make it") from None
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{path} is damaged ({error}); delete its folder and run the same command again") from None
+        raise StorageError(f"{path} is damaged ({error}); {_AGAIN}") from None
+
+
+_AGAIN = "`catsweep run` of its sweep finds that out and makes it again"
+
+
+def rows_as_written(rows: Path) -> bool:
+    """Whether a file of rows has the hash that the record, or the manifest, beside it names; True where none does."""
+    for name in ("record.json", MANIFEST):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            beside = json.loads((rows.parent / name).read_bytes())
+            known = beside["seal"]["rows"] if name == "record.json" else beside["files"][rows.name]
+            return known is None or list(_fingerprint(rows)) == known
+    return True
 
 
 @dataclass(frozen=True)
@@ -220,20 +245,25 @@ class TrialRecord:
 
 
 def write_record(folder: Path, record: TrialRecord) -> None:
-    """Write record.json: from now on the trial has ended."""
-    write_json(folder / "record.json", record.to_json())
+    """Write record.json: from now on the trial has ended. It seals itself and the rows with their hashes."""
+    data, rows = record.to_json(), folder / "rows.parquet"
+    seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.exists() else None}
+    write_json(folder / "record.json", data | {"seal": seal})
 
 
 def read_record(folder: Path) -> TrialRecord | None:
-    """The record of a trial's folder, or None where the trial has not ended."""
+    """The record of a trial's folder, or None where the trial has not ended. Raises StorageError where it is damaged."""
     path = folder / "record.json"
-    return TrialRecord(**read_json(path)) if path.exists() else None
-
-
-def set_aside_record(folder: Path) -> Path:
-    """Rename record.json to record.failed-1.json (-2 ...): the trial has not ended, and goes on where it stopped."""
-    number = next(n for n in itertools.count(1) if not (folder / f"record.failed-{n}.json").exists())
-    return (folder / "record.json").rename(folder / f"record.failed-{number}.json")
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_bytes())
+        seal = data.pop("seal", None)
+        if seal is not None and seal["record"] != digest(data):
+            raise ValueError("it is not what was written")
+        return TrialRecord(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path} is damaged ({error}); {_AGAIN}") from None
 
 
 def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list[TrialRecord]:
@@ -264,9 +294,9 @@ def read_steps(folder: Path) -> list[dict[str, float]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+            merged.setdefault(values["step"], {}).update(values)
+        except (ValueError, KeyError, TypeError):  # cut by a kill, or changed on storage
             continue
-        merged.setdefault(values["step"], {}).update(values)
     return [merged[step] for step in sorted(merged)]
 
 

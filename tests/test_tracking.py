@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 from synthetic import NUM_ROWS, ONE_TASK, START, copy_sweep
 
 from catsweep import tracking
+from catsweep.cli.track import track_command
 from catsweep.curves import results_on_storage
-from catsweep.errors import CatsweepError
-from catsweep.records import read_json, read_record, read_records, write_json
+from catsweep.errors import CatsweepError, StorageError
+from catsweep.records import read_json, read_record, read_records, write_json, write_record
 from catsweep.report.runs import Point
 from catsweep.tracking import Tracker, default_tracking_uri, prepare_store
 
@@ -300,3 +302,43 @@ def test_trials_of_a_pareto_set_have_a_tag_that_later_results_may_take_back(root
         marked = {key for key, value in tags.items() if value == "true"}
         assert marked == {f"trials/{TASK}/xent/{number:05d}" for number in numbers}
     assert tags[f"trials/{TASK}/xent/00000"] == "false"
+
+
+def test_a_failed_run_that_was_tried_again_loses_what_was_said_of_its_failure(root: Path) -> None:
+    write(root)
+    failed = next(record for record in read_records(root / "tiny", "trials") if record.status == "failed")
+    before = runs(root)[failed.trial_id]
+    assert before.info.status == "FAILED"
+    assert before.data.tags["catsweep.error"] == failed.error
+    assert before.data.tags["mlflow.note.content"]
+
+    mended = replace(failed, status="finished", error="", objective=0.5, num_steps=100)
+    write_record(root / "tiny" / failed.trial_id, mended)
+    assert write(root)
+    after = runs(root)[failed.trial_id]
+    assert after.info.run_id == before.info.run_id
+    assert after.info.status == "FINISHED"
+    assert not after.data.tags.get("catsweep.error")
+    assert not after.data.tags.get("mlflow.note.content")
+
+
+def test_track_writes_later_what_a_dead_server_did_not_get(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track_command("tiny", out=root, tracking_uri=DEAD) == 1
+    said = capsys.readouterr()
+    assert "could not be written" in said.err
+    assert "hunter2" not in said.err + said.out
+    assert track_command("tiny", out=root, tracking_uri=None) == 0
+    records = [*read_records(root / "tiny", "trials"), *read_records(root / "tiny", "confirm")]
+    found = runs(root)
+    statuses = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+    assert {record.trial_id: statuses[record.status] for record in records}.items() <= {
+        key: run.info.status for key, run in found.items()
+    }.items()
+    before = {key: run.to_dictionary() for key, run in found.items()}
+    assert track_command("tiny", out=root, tracking_uri=None) == 0
+    assert {key: run.to_dictionary() for key, run in runs(root).items()} == before
+
+
+def test_track_of_no_sweep_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"holds no sweep.*catsweep ls"):
+        track_command("nothing", out=tmp_path, tracking_uri=None)

@@ -17,10 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catsweep.cli.console import errors, warn
 from catsweep.curves import compute_task, result_names, results_on_storage, results_up_to_date, summarise
 from catsweep.mixture import prepare_unit
+from catsweep.plan import make_plan
 from catsweep.prepare import check_sources
 from catsweep.records import TrialRecord, existing_sweep, write_json
 from catsweep.redact import redact
 from catsweep.report.page import write_report
+from catsweep.retention import check_space
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
 from catsweep.sweep.cluster import Cluster
@@ -56,6 +58,7 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
             on_event=on_event,
             on_record=logging.log_record,
             cluster=cluster,
+            before_start=functools.partial(refuse_what_does_not_fit, sweep, root),
         )
         write_json(root / name / "command.json", {"run": command})
         say("all runs have ended: curves of every task")
@@ -64,6 +67,12 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
         say("report, and what MLflow does not have yet")
         complete = logging.log_results(results, summary, failed=bool(failed))
     return Execution(failed, complete and not failed)
+
+
+def refuse_what_does_not_fit(sweep: Sweep, root: Path) -> None:
+    """Raises StorageError where the disk of the root has no room for what `plan` says that the sweep leaves on it."""
+    total = make_plan(sweep, root=root).to_json()["total"]
+    check_space(root, sweep.spec.name, total["disk_bytes_at_peak"])
 
 
 def recompute(name: str, *, root: Path, uri: str) -> tuple[list[Json], Json]:

@@ -236,6 +236,35 @@ def curves(
 
 
 @app.command()
+def track(name: SweepName, out: Out = None, tracking_uri: TrackingUri = None) -> None:
+    """Write to MLflow what it does not have of a sweep, from the records and curves on storage."""
+    from catsweep.cli.track import track_command
+
+    raise typer.Exit(track_command(name, out=out, tracking_uri=tracking_uri))
+
+
+@app.command()
+def clean(
+    name: SweepName,
+    out: Out = None,
+    keep_models: Annotated[
+        int | None,
+        typer.Option(help="Keep the weights of the best so many confirmed runs; default: as the sweep says", min=0),
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache", help="Also what can be made again and no other sweep uses: data, large model, signal"),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it; without, it is only listed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what of a sweep may go, and with --yes delete it. Rows, records and results are never among it."""
+    from catsweep.cli.clean import clean_command
+
+    clean_command(name, out=out, keep=keep_models, cache=cache, yes=yes, as_json=as_json)
+
+
+@app.command()
 def report(name: SweepName, out: Out = None, as_json: AsJson = False) -> None:
     """Print the results table of a sweep and write its report.html."""
     from catsweep.cli.run import report_command

@@ -12,6 +12,7 @@ from catsweep.errors import CatsweepError, ClusterError, OutOfReachError
 from catsweep.plan import Plan, TaskPlan, make_plan, measured
 from catsweep.prepare import check_sources
 from catsweep.records import storage_root
+from catsweep.retention import bytes_on_storage, free_bytes
 from catsweep.spec.load import Sweep, load_sweep
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import SweepSpec
@@ -37,6 +38,7 @@ def plan_command(
     sweep, root = load_sweep(file, overrides), storage_root(out)
     plan = make_plan(sweep, root=root)
     _warn_of_refusal(sweep, root)
+    _warn_of_full_disk(plan, root)
     problems, fits = list(plan.problems), ""
     try:
         fits = _fits(sweep.spec, cluster)
@@ -51,7 +53,7 @@ def plan_command(
         output.print_json(json.dumps({**plan.to_json(), **hours}))
     elif plan.tasks:
         output.print(_table(plan))
-        _print_totals(plan)
+        _print_totals(plan, free_bytes(root))
         for task in plan.tasks:
             _print_task(task, sweep.spec.large.finetune)
         for line in [*_hours(plan, sweep.spec, root, flops_per_second), *([fits] if fits else [])]:
@@ -67,6 +69,12 @@ def _warn_of_refusal(sweep: Sweep, root: Path) -> None:
         return  # the plan has said so
     except CatsweepError as error:
         warn(f"`run` will refuse: {error}")
+
+
+def _warn_of_full_disk(plan: Plan, root: Path) -> None:
+    missing = plan.to_json()["total"]["disk_bytes_at_peak"] - bytes_on_storage(root, plan.sweep)
+    if missing > (free := free_bytes(root)):
+        warn(f"`run` will refuse: {_size(missing)} more are needed below {root}, where {_size(free)} are free")
 
 
 def _fits(spec: SweepSpec, cluster: str | None) -> str:
@@ -126,13 +134,13 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def _print_totals(plan: Plan) -> None:
+def _print_totals(plan: Plan, free: int) -> None:
     """Trials, FLOPs and disk of the whole sweep, how its tasks are cut, and what checkpoints take meanwhile."""
     total = plan.to_json()["total"]
     tell(
         f"{total['num_search_trials']} search trials ({plan.num_samples} a task and stratum, evaluated after steps "
         f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
-        f"and {_size(total['disk_bytes'])} on disk, MLflow included"
+        f"and {_size(total['disk_bytes'])} on disk, MLflow included ({_size(free)} are free)"
     )
     by_text: dict[str, list[str]] = {}
     for name, text in plan.splits.items():

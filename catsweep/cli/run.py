@@ -10,6 +10,7 @@ from pathlib import Path
 
 from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
+from catsweep.damage import damaged_answers, set_aside_damaged
 from catsweep.records import existing_sweep, read_json, storage_root, write_json
 from catsweep.redact import redact
 from catsweep.report.chain import CHAIN_NOTE, chain_rows, render_chains
@@ -28,7 +29,11 @@ def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_
     uri = choose_tracking_uri(root, tracking_uri)
     done = root / name / "done.json"
     failed: list[str] = []
-    shown = results_up_to_date(root, name) and (root / name / "report.html").exists()
+    for folder in set_aside_damaged(root / name):
+        text = f"warning: {folder}: its record or its rows were damaged on storage; it is made again"
+        errors.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    whole = not any(damaged_answers(root, name, task.task) for task in sweep.tasks)
+    shown = whole and results_up_to_date(root, name) and (root / name / "report.html").exists()
     if not (shown and done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
         from catsweep.cli.execute import execute
 

@@ -101,6 +101,23 @@ class ResourcesSpec(WorkerSpec):
 
     large: WorkerSpec = Field(WorkerSpec(), description="Resources of the large model's unit of each task")
     evaluation_batch_size: int = Field(128, description="Examples in memory at once while evaluating", ge=1)
+    hang_minutes: float | None = Field(
+        120,
+        description="A run that writes nothing for so long is taken for hung: its process is ended, and it starts again from "
+        "its checkpoint, twice. null: never",
+        gt=0,
+    )
+
+    @property
+    def hang_seconds(self) -> float | None:
+        """The same in seconds."""
+        return None if self.hang_minutes is None else 60 * self.hang_minutes
+
+    @model_serializer(mode="wrap")
+    def _without_default_hang(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """Sweeps stand on storage as before there was the key."""
+        data: Json = handler(self)
+        return {name: value for name, value in data.items() if name != "hang_minutes" or value != 120}
 
 
 class DistributionSpec(Spec):
@@ -151,6 +168,12 @@ class SweepSpec(Spec):
     )
     cascade: CascadeSpec = Field(CascadeSpec(), description="Deferral rules and cost models")
     resources: ResourcesSpec = Field(ResourcesSpec(), description="What trials hold on the cluster")
+    keep_models: int | None = Field(
+        None,
+        description="Keep the weights of so many confirmed runs, the best over the whole sweep: first the best of every task, "
+        "then the second of every task, and so on. Default: those of all",
+        ge=0,
+    )
 
     @property
     def data_folder(self) -> Path | None:
@@ -214,9 +237,13 @@ class SweepSpec(Spec):
 
     @model_serializer(mode="wrap")
     def _without_empty_chain(self, handler: SerializerFunctionWrapHandler) -> Json:
-        """A sweep of two models stands on storage as before there were chains."""
+        """A sweep of two models that keeps all weights stands on storage as before there were these keys."""
         data: Json = handler(self)
-        return {name: value for name, value in data.items() if name != "chain" or value}
+        return {
+            name: value
+            for name, value in data.items()
+            if not (name == "chain" and not value) and not (name == "keep_models" and value is None)
+        }
 
 
 def _without_default(data: Json, name: str, default: object) -> Json:

@@ -7,8 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from catsweep.damage import damaged_answers, set_aside_damaged
 from catsweep.records import TrialRecord, confirmed, winners, write_sweep
 from catsweep.spec.load import Sweep
+from catsweep.spec.mixture import MixtureSpec
+from catsweep.spec.task import TaskSpec
 from catsweep.sweep.changes import check_unchanged
 from catsweep.sweep.cluster import Cluster, check_fits, check_shared, only_driver, only_driver_on_cluster
 from catsweep.sweep.prepare import Preparation, PrepareTask
@@ -46,6 +49,7 @@ def run_sweep(
     on_event: Callable[[Event], None],
     on_record: Callable[[Path, TrialRecord], None],
     cluster: Cluster | None = None,
+    before_start: Callable[[], None] | None = None,
 ) -> SweepResult:
     """Run whatever of a sweep is not on storage yet; where all of it is, Ray is not started.
 
@@ -53,7 +57,8 @@ def run_sweep(
 
     run_trial, prepare_task: top-level functions, which travel to the workers. on_event, on_record: called in this
     process for each line of progress, and with folder and record of each run that ended. cluster: stays connected for
-    the caller; without it Ray is let go at the end.
+    the caller; without it Ray is let go at the end. before_start: called where something is left to run, before anything
+    starts; what it raises travels on.
 
     Raises SweepChangedError, StorageError (another driver, a damaged file), ClusterError.
     """
@@ -61,34 +66,54 @@ def run_sweep(
     with only_driver(folder):
         check_unchanged(sweep, folder)
         write_sweep(folder, sweep.spec, sweep.tasks)
+        damaged = set_aside_damaged(folder)
         search = Search(sweep, folder)
         failed = search.retry_failed()
         progress = Progress(search, on_event, on_record)
         progress.tell("start", f"{sweep.spec.name}: {len(sweep.tasks)} tasks, {search.num_runs} runs")
         if failed:
             progress.tell("warning", f"{len(failed)} runs that failed are tried again: {failed[0].trial_id} ...")
-        if not search.finished:
+        if damaged:
+            text = f"{len(damaged)} runs were damaged on storage and are made again: {damaged[0]} ..."
+            progress.tell("warning", text)
+        ended = [task for task in sweep.tasks if task not in search.unfinished_tasks]
+        again = [task for task in ended if damaged_answers(root, sweep.spec.name, task.task)]
+        if again:
+            text = f"the large model's answers to {', '.join(task.task for task in again)} are damaged and made again"
+            progress.tell("warning", text)
+        if again or not search.finished:
+            if before_start is not None:
+                before_start()
             with Cluster(folder / "logs") if cluster is None else nullcontext(cluster) as connected:
-                _run(search, root, run_trial, prepare_task, progress, connected)
+                _run(search, again, root, run_trial, prepare_task, progress, connected)
         progress.tell("end", f"{sweep.spec.name}: {search.num_runs - search.num_remaining} runs in {folder}")
         return _result(search)
 
 
 def _run(
-    search: Search, root: Path, run_trial: RunTrial, prepare_task: PrepareTask, progress: Progress, cluster: Cluster
+    search: Search,
+    again: list[TaskSpec | MixtureSpec],
+    root: Path,
+    run_trial: RunTrial,
+    prepare_task: PrepareTask,
+    progress: Progress,
+    cluster: Cluster,
 ) -> None:
+    """again: tasks without runs that are left, but whose preparation is not whole any more."""
     spec = search.spec
     cluster.connect()
     with only_driver_on_cluster(search.folder):
         check_fits(cluster.nodes(), spec.resources)
         check_shared(root)
         progress.tell("connected", f"{len(cluster.nodes())} nodes; Ray's log is {cluster.logs / 'driver.log'}")
-        preparation = Preparation(search.unfinished_tasks, spec, prepare_task, root)
+        preparation = Preparation([*search.unfinished_tasks, *again], spec, prepare_task, root)
         searcher = SweepSearcher(search, preparation, cluster, progress)
         while not searcher.may_start(wait_seconds=0.5) and not search.finished:
             pass
         if not search.finished:
             tune_search(searcher, run_trial, root)
+        while preparation.num_unfinished:
+            searcher.may_start(wait_seconds=0.5)
 
 
 def _result(search: Search) -> SweepResult:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import ray
 from ray import train
 
-from catsweep.errors import CatsweepError
-from catsweep.records import read_json, write_json
+from catsweep.errors import CatsweepError, is_out_of_space
+from catsweep.records import NO_SPACE, read_json, write_json
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
@@ -87,8 +87,9 @@ def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: Swee
             facts = prepare_task(task, spec, root=root)
     except CatsweepError as error:
         return UnitResult(task.task, {}, time.time() - started, str(error))
-    except Exception:
-        return UnitResult(task.task, {}, time.time() - started, traceback.format_exc())
+    except Exception as error:
+        text = f"{task.task}: {error}: {NO_SPACE}" if is_out_of_space(error) else traceback.format_exc()
+        return UnitResult(task.task, {}, time.time() - started, text)
     return UnitResult(task.task, facts, time.time() - started)
 
 

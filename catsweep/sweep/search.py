@@ -15,8 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from catsweep.damage import set_aside_record
 from catsweep.errors import StorageError
 from catsweep.records import (
+    NO_SPACE,
     SECOND_OBJECTIVE,
     Status,
     StepMetrics,
@@ -25,11 +27,11 @@ from catsweep.records import (
     largest_loss,
     read_json,
     read_record,
-    set_aside_record,
     winners,
     write_json,
     write_record,
 )
+from catsweep.retention import prune_weights
 from catsweep.space import build_confirm, build_trial, check_search, strata, training_tree
 from catsweep.spec.dimensions import Node
 from catsweep.spec.load import Sweep
@@ -39,6 +41,7 @@ from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.anchor import Anchor, fix_anchor, guides, read_anchor
 from catsweep.sweep.studies import Observation, suggest
+from catsweep.sweep.watch import hang_text, hung
 
 
 @dataclass
@@ -268,6 +271,9 @@ class Search:
         """Take what a trial's process reported: metrics, or that it failed. Returns the metrics."""
         running = self.running[trial_id]
         running.started_at = result.get("started_at", running.started_at)
+        if result.get("failure") == "no_space":  # every trial would fail: the sweep ends, and none of them has ended
+            self.error = StorageError(f"{trial_id} could not write its files ({result['error']}): {NO_SPACE}")
+            return None
         if "failure" in result:
             running.failure = (result["failure"], result["error"])
             return None
@@ -282,11 +288,13 @@ class Search:
         running = self.running.pop(trial_id)
         record = read_record(self.folder / trial_id)
         if record is None:
-            record = _record(running)
+            record = _record(running, self.folder)
             write_record(self.folder / trial_id, record)
         if record.status != "failed":  # a failed one may go on; nobody else needs the checkpoint again
             shutil.rmtree(self.folder / trial_id / "checkpoint", ignore_errors=True)
         self.studies[record.task, record.stratum].end(record)
+        if record.role == "confirm":
+            prune_weights(self.folder, self.records, self.spec)
         self.fix_anchors(record.task)
         return record
 
@@ -318,13 +326,15 @@ def _stored(folder: Path, trial: TrialSpec) -> TrialRecord:
     return record
 
 
-def _record(running: Running) -> TrialRecord:
+def _record(running: Running, folder: Path) -> TrialRecord:
     status: Status = "failed"
     error = running.death or "the trial ended without a record.json"
     if running.failure is not None:
         status, error = running.failure
     elif running.stopped:
         status, error = "stopped", ""
+    if status == "failed" and hung(stacks := folder / running.spec.trial_id):
+        error = f"{error.rstrip()}\n{hang_text(stacks)}"
     spec, last = running.spec, running.last
     return TrialRecord(
         trial_id=spec.trial_id,

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import train, tune
 
-from catsweep.errors import CatsweepError, TrialDivergedError
+from catsweep.errors import CatsweepError, TrialDivergedError, is_out_of_space
 from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
-from catsweep.spec.sweep import TrialSpec, WorkerSpec
+from catsweep.spec.sweep import ResourcesSpec, TrialSpec
 from catsweep.sweep.clients import run_as_tasks
 from catsweep.sweep.group import run_group
+from catsweep.sweep.watch import watched
 
 if TYPE_CHECKING:  # it imports torch, which the driver has no use for
     from catsweep.federated import RunClients
@@ -50,7 +51,7 @@ class RunTrial(Protocol):
     ) -> TrialRecord: ...
 
 
-def trainable(run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec) -> Any:
+def trainable(run_trial: RunTrial, root: Path, sweep_folder: Path, workers: ResourcesSpec) -> Any:
     """What Tune runs for each trial, with the resources that it holds. Its config is {"trial_id": ...}."""
     arguments = {"run_trial": run_trial, "root": root, "sweep_folder": sweep_folder}
     if workers.num_workers > 1:
@@ -79,23 +80,25 @@ def _must_stop(folder: Path, step: int) -> bool:
 
 
 def _run_alone(
-    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec
+    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: ResourcesSpec
 ) -> None:
     # A trial that was stopped may take longer than Tune's two seconds to clean up; Tune would fail the next one.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
     clients = None if workers.gpus_per_worker else functools.partial(run_as_tasks, max(1, int(workers.cpus_per_worker)))
     try:
-        _run(config["trial_id"], run_trial, root, sweep_folder, tune.report, run_clients=clients)
+        with watched(sweep_folder / config["trial_id"], workers.hang_seconds):
+            _run(config["trial_id"], run_trial, root, sweep_folder, tune.report, run_clients=clients)
     except Exception as error:  # becomes the trial's record; the process stays good for the next trial
         tune.report(_failure(error))
 
 
 def _run_group(
-    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: WorkerSpec
+    config: dict[str, Any], run_trial: RunTrial, root: Path, sweep_folder: Path, workers: ResourcesSpec
 ) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     arguments = {**config, "run_trial": run_trial, "root": root, "sweep_folder": sweep_folder}
+    arguments["hang_seconds"] = workers.hang_seconds
     name, logs = config["trial_id"].replace("/", "+"), sweep_folder / "logs" / "train"
     try:
         run_group(_run_worker, arguments, workers, name=name, logs=logs, callbacks=[TuneReportCallback()])
@@ -105,7 +108,8 @@ def _run_group(
 
 def _run_worker(config: dict[str, Any]) -> None:
     arguments = (config["run_trial"], config["root"], config["sweep_folder"])
-    with contextlib.suppress(SystemExit):  # stopped early
+    folder = config["sweep_folder"] / config["trial_id"]
+    with contextlib.suppress(SystemExit), watched(folder, config["hang_seconds"]):  # SystemExit: stopped early
         _run(config["trial_id"], *arguments, train.report, waits=True)
 
 
@@ -136,5 +140,14 @@ def _run(
 
 
 def _failure(error: BaseException) -> dict[str, str]:
+    if is_out_of_space(error):
+        return {"failure": "no_space", "error": str(error)}
     text = str(error) if isinstance(error, CatsweepError) else "".join(traceback.format_exception(error))
+    if (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, which is not imported here
+        text = (
+            f"{text.rstrip()}\nout of memory; lower training.micro_batch_size or resources.evaluation_batch_size, or give "
+            "a trial more of the machine (resources.cpus_per_worker, gpus_per_worker)"
+        )
     return {"failure": "diverged" if isinstance(error, TrialDivergedError) else "failed", "error": text}

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import DAMAGES
 from sweep_fakes import finish, finished_record, make_sweep, play, score
 
+from catsweep.damage import set_aside_damaged
 from catsweep.errors import StorageError
 from catsweep.records import read_record, write_json, write_record
 from catsweep.space import build_confirm
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import TrialSpec
 from catsweep.sweep.search import Search
+from catsweep.sweep.trainable import _failure
 
 
 def open_search(sweep: Sweep, folder: Path) -> Search:
@@ -231,3 +236,51 @@ def test_a_large_search_is_quick_to_ask(tmp_path: Path) -> None:
         assert not search.finished
         assert search.num_remaining
     assert (time.perf_counter() - started) / 10 < 0.05
+
+
+def test_a_full_disk_ends_the_sweep_and_leaves_its_trials_to_the_next(tmp_path: Path) -> None:
+    search = open_search(make_sweep(["a"], space={}), tmp_path)
+    trial = search.next()
+    assert trial is not None
+    error = OSError(errno.ENOSPC, "No space left on device")
+    search.heard(trial.trial_id, _failure(error))
+    with pytest.raises(StorageError, match=r"00000 could not write its files.*No space left.*clean NAME"):
+        raise search.error or error
+    assert open_search(make_sweep(["a"], space={}), tmp_path).next() == trial
+
+
+def test_a_trial_without_memory_says_what_to_lower_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    search = open_search(make_sweep(["a"], space={}), tmp_path)
+    trial = search.next()
+    assert trial is not None
+    search.heard(trial.trial_id, _failure(MemoryError()))
+    record = search.end(trial.trial_id)
+    assert record.status == "failed"
+    assert record.error.splitlines()[-1].startswith("out of memory; lower training.micro_batch_size")
+    assert search.error is None
+    assert search.next() is not None
+
+
+def test_a_trial_that_hung_says_so(tmp_path: Path) -> None:
+    search = open_search(make_sweep(["a"], space={}), tmp_path)
+    trial = search.next()
+    assert trial is not None
+    (tmp_path / trial.trial_id / "hang.txt").write_text("Thread 0x1 (most recent call first):")
+    search.running[trial.trial_id].death = "the actor died"
+    error = search.end(trial.trial_id).error
+    assert error.startswith("the actor died\nthe run wrote nothing for resources.hang_minutes")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_that_was_damaged_on_storage_runs_again_and_no_other(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    sweep = make_sweep(["a"])
+    whole = {trial.trial_id for trial in play(open_search(sweep, tmp_path))}
+    [victim] = [name for name in whole if name.startswith("trials/a/dist/00002")]
+    before = read_record(tmp_path / victim)
+    damage(tmp_path / victim / "record.json")
+    assert set_aside_damaged(tmp_path) == [tmp_path / victim]
+    again = play(open_search(sweep, tmp_path))
+    assert [trial.trial_id for trial in again] == [victim]
+    assert read_record(tmp_path / victim) == before

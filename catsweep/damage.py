@@ -1,0 +1,55 @@
+"""Runs whose record does not count: they failed and are tried again, or what they left was damaged on storage."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Literal
+
+from catsweep.errors import StorageError
+from catsweep.records import is_complete, read_json, read_record, rows_as_written
+
+
+def set_aside_record(folder: Path, why: Literal["failed", "damaged"] = "failed") -> Path:
+    """Rename record.json to record.failed-1.json (-2 ...): the trial has not ended, and goes on where it stopped."""
+    number = next(n for n in itertools.count(1) if not (folder / f"record.{why}-{n}.json").exists())
+    return (folder / "record.json").rename(folder / f"record.{why}-{number}.json")
+
+
+def set_aside_damaged(sweep_folder: Path) -> list[Path]:
+    """Let runs whose record or rows are damaged run again; returns their folders.
+
+    Rows of search trials are compared by size only: nobody reads them once their trial has ended, with few exceptions
+    that compare hashes.
+    """
+    damaged = []
+    for path in sorted(sweep_folder.glob("trials/**/record.json")) + sorted(
+        sweep_folder.glob("confirm/**/record.json")
+    ):
+        try:
+            read_record(path.parent)
+            rows, known = path.parent / "rows.parquet", (read_json(path).get("seal") or {}).get("rows")
+            whole = known is None or (rows.exists() and rows.stat().st_size == known[0])
+            if whole and path.relative_to(sweep_folder).parts[0] == "confirm":
+                whole = not rows.exists() or rows_as_written(rows)
+        except StorageError:
+            whole = False
+        if not whole:
+            set_aside_record(path.parent, "damaged")
+            damaged.append(path.parent)
+    return damaged
+
+
+def damaged_answers(root: Path, sweep: str, task: str) -> list[Path]:
+    """Folders with rows of large models that a task's results are computed from and that are missing or damaged.
+
+    Empty where the task was not prepared.
+    """
+    paths = [root / sweep / "prepared" / f"{task}.json", *sorted((root / sweep / "prepared" / task).rglob("*.json"))]
+    found: list[Path] = []
+    for facts in [read_json(path) for path in paths if path.exists()]:
+        for part in (facts, *facts.get("chain", {}).values()):
+            key = part.get("keys", {}).get("answers")
+            if key is not None and not is_complete(folder := root / "cache" / "answers" / key):
+                found.append(folder)
+    return found
