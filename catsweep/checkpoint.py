@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from catsweep import storage
 from catsweep.models import TargetLogits
 from catsweep.sharding import cut_like, local, whole_on_first_rank
 
@@ -46,9 +47,10 @@ def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.O
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    storage.put(whole)
     for old in target.glob("[0-9]*.safetensors"):
         if old != whole:
-            old.unlink()
+            storage.delete(old)
 
 
 def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None) -> int:

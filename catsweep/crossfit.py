@@ -9,7 +9,6 @@ again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from catsweep import storage
 from catsweep.data import TokenSplit
 from catsweep.folds import Folds
 from catsweep.large import LargeModel
@@ -81,7 +81,7 @@ def cross_fit(
                 part = task.part(fold)
                 model.make_signal(task.tokens, distribution, part, weights, batch_size, only=task.folds.judged(fold))
             if workers.rank == 0:
-                shutil.rmtree(weights)
+                storage.delete(weights)
             barrier(workers)
     for task in unit:
         if workers.rank == 0:
@@ -103,4 +103,4 @@ def _join(task: Folded, distribution: DistributionSpec | None) -> None:
         with building(task.signal, distribution=distribution.to_json() if distribution else None) as temporary:
             SignalArrays(**whole).save(temporary)
     for part in parts:
-        shutil.rmtree(part, ignore_errors=True)
+        storage.delete(part)

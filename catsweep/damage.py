@@ -6,14 +6,20 @@ import itertools
 from pathlib import Path
 from typing import Literal
 
+from catsweep import storage
 from catsweep.errors import StorageError
 from catsweep.records import is_complete, read_json, read_record, rows_as_written
+from catsweep.spec.mixture import MixtureSpec, members, result_name
+from catsweep.spec.task import TaskSpec
 
 
 def set_aside_record(folder: Path, why: Literal["failed", "damaged"] = "failed") -> Path:
     """Rename record.json to record.failed-1.json (-2 ...): the trial has not ended, and goes on where it stopped."""
     number = next(n for n in itertools.count(1) if not (folder / f"record.{why}-{n}.json").exists())
-    return (folder / "record.json").rename(folder / f"record.{why}-{number}.json")
+    aside = (folder / "record.json").rename(folder / f"record.{why}-{number}.json")
+    storage.put(aside)
+    storage.delete(folder / "record.json")
+    return aside
 
 
 def set_aside_damaged(sweep_folder: Path) -> list[Path]:
@@ -40,16 +46,19 @@ def set_aside_damaged(sweep_folder: Path) -> list[Path]:
     return damaged
 
 
-def damaged_answers(root: Path, sweep: str, task: str) -> list[Path]:
-    """Folders with rows of large models that a task's results are computed from and that are missing or damaged.
+def damaged_answers(root: Path, sweep: str, unit: TaskSpec | MixtureSpec) -> list[Path]:
+    """Folders with rows of large models that a unit's results are computed from and that are missing or damaged.
 
-    Empty where the task was not prepared.
+    Empty where the unit was not prepared.
     """
-    paths = [root / sweep / "prepared" / f"{task}.json", *sorted((root / sweep / "prepared" / task).rglob("*.json"))]
-    found: list[Path] = []
-    for facts in [read_json(path) for path in paths if path.exists()]:
-        for part in (facts, *facts.get("chain", {}).values()):
-            key = part.get("keys", {}).get("answers")
-            if key is not None and not is_complete(folder := root / "cache" / "answers" / key):
-                found.append(folder)
-    return found
+    results = [result_name(unit, task) for task in members(unit)]  # a mixture's own keys name no folders
+    return [path for name in results for path in answer_folders(root, sweep, name) if not is_complete(path)]
+
+
+def answer_folders(root: Path, sweep: str, result: str) -> list[Path]:
+    """Folders with the rows of the large model, and of each model of the chain, that a result is computed from."""
+    path = root / sweep / "prepared" / f"{result}.json"
+    facts = read_json(path) if path.exists() else {}
+    parts = [facts, *facts.get("chain", {}).values()] if facts else []
+    keys = [part.get("keys", {}).get("answers") for part in parts]
+    return [root / "cache" / "answers" / key for key in keys if key]

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from catsweep import storage
 from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.data import TaskData, TokenSplit
@@ -163,6 +164,7 @@ class LargeModel:
         )
         work = unfinished(folder)
         work.mkdir(parents=True, exist_ok=True)
+        storage.get_folder(work)  # another node may have begun it
         module = self.module(None, data)
         if finetune.lora is not None:
             add_adapters(module.model, finetune.lora, seed=finetune.seed)
@@ -181,7 +183,7 @@ class LargeModel:
             with building(folder, steps=finetune.steps) as temporary:
                 module.model.save_pretrained(temporary, state_dict=merged(module.model, weights))
                 shutil.copy(work / "steps.jsonl", temporary / "steps.jsonl")
-            shutil.rmtree(work)
+            storage.delete(work)
         barrier(self.workers)
         if finetune.lora is not None:
             self._module = None  # its passes take the stored weights, as those of a later process do

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from catsweep import storage
 from catsweep.cascade.compare import macro_weights, percentile_interval, task_difference
 from catsweep.cascade.ragged import FloatArray
 from catsweep.spec.base import Json
@@ -28,6 +29,7 @@ def save_draws(path: Path, draws: Draws) -> None:
     with path.open("wb") as file:
         arrays: Json = {name.replace("/", "\\"): values for name, values in draws.items()}
         np.savez(file, **arrays)
+    storage.put(path)
 
 
 def load_draws(path: Path) -> Draws:

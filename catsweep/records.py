@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from catsweep import storage
 from catsweep.errors import StorageError, is_out_of_space
 from catsweep.redact import redact
 from catsweep.spec.base import digest
@@ -47,12 +48,13 @@ Status = Literal["finished", "stopped", "diverged", "failed"]
 
 
 def storage_root(out: Path | str | None = None) -> Path:
-    """The absolute root of all results: the argument, else CATSWEEP_HOME, else ~/catsweep.
+    """The absolute root of all results: the argument, else CATSWEEP_HOME, else ~/catsweep. Of a URI: its mirror.
 
-    A relative root would be lost with the folder that Ray unpacks a job into.
+    A relative root would be lost with the folder that Ray unpacks a job into. Raises StorageError for a URI that cannot be
+    a root.
     """
     chosen = out or os.environ.get("CATSWEEP_HOME") or "~/catsweep"
-    return Path(chosen).expanduser().absolute()
+    return storage.as_root(str(chosen)) or Path(chosen).expanduser().absolute()
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -73,6 +75,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         if is_out_of_space(error):
             raise StorageError(f"{path} could not be written: {NO_SPACE}") from error
         raise
+    storage.put(path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -107,6 +110,7 @@ def building(folder: Path, **facts: object) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process renamed its own between the two lines
                 temporary.rename(folder)
+            storage.put_folder(folder, last=MANIFEST)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -126,8 +130,17 @@ def held(folder: Path) -> Iterator[None]:
 def is_complete(folder: Path, *, hashes: bool = True) -> bool:
     """Whether a content-addressed folder is whole: the manifest is there, and every file has its size and hash.
 
-    hashes=False compares sizes only. A damaged folder counts as missing, so that it is made again.
+    hashes=False compares sizes only. A damaged folder counts as missing, so that it is made again. One that another node
+    has put on an object store is brought.
     """
+    if _is_whole(folder, hashes=hashes):
+        if not storage.exists(folder / MANIFEST):  # its process was killed before it was sent
+            storage.put_folder(folder, last=MANIFEST)
+        return True
+    return storage.exists(folder / MANIFEST) and storage.get_folder(folder) > 0 and _is_whole(folder, hashes=True)
+
+
+def _is_whole(folder: Path, *, hashes: bool) -> bool:
     try:
         entries = json.loads((folder / MANIFEST).read_bytes())["files"]
         for name, (size, sha256) in entries.items():
@@ -247,6 +260,8 @@ class TrialRecord:
 def write_record(folder: Path, record: TrialRecord) -> None:
     """Write record.json: from now on the trial has ended. It seals itself and the rows with their hashes."""
     data, rows = record.to_json(), folder / "rows.parquet"
+    if (folder / "steps.jsonl").exists():
+        storage.put(folder / "steps.jsonl")
     seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.exists() else None}
     write_json(folder / "record.json", data | {"seal": seal})
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from catsweep import storage
 from catsweep.errors import StorageError
 from catsweep.records import (
     TrialRecord,
@@ -62,7 +63,7 @@ def prune_weights(folder: Path, records: list[TrialRecord], spec: SweepSpec) -> 
     kept = kept_runs(records, spec, spec.keep_models)
     for record in records:
         if record.role == "confirm" and record.trial_id not in kept:
-            shutil.rmtree(folder / record.trial_id / "model", ignore_errors=True)
+            storage.delete(folder / record.trial_id / "model")
 
 
 def removable(root: Path, sweep: str, *, keep: int | None = None, cache: bool = False) -> list[Item]:
@@ -72,6 +73,11 @@ def removable(root: Path, sweep: str, *, keep: int | None = None, cache: bool = 
     StorageError where there is no sweep.
     """
     folder = root / sweep
+    if storage.place_of(root) is not None:
+        raise StorageError(
+            f"{sweep} lies on an object store; clean looks into folders only. Delete the folders checkpoint/ and model/ that "
+            "nobody needs with the store's own tools, or set keep_models in the sweep"
+        )
     spec, _ = existing_sweep(folder)
     records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
     kept = kept_runs(records, spec, spec.keep_models if keep is None else keep)
@@ -97,10 +103,7 @@ def removable(root: Path, sweep: str, *, keep: int | None = None, cache: bool = 
 def remove(items: list[Item]) -> int:
     """Delete them; returns the bytes that are free now."""
     for item in items:
-        if item.path.is_dir():
-            shutil.rmtree(item.path)
-        else:
-            item.path.unlink()
+        storage.delete(item.path)
     return sum(item.num_bytes for item in items)
 
 
@@ -113,6 +116,8 @@ def size(path: Path) -> int:
 
 def check_space(root: Path, sweep: str, needed_bytes: float) -> None:
     """Raises StorageError where the disk of the root has no room for what is still missing of so many bytes."""
+    if storage.place_of(root) is not None:  # a store has no end; what lies in a mirror is a part of it
+        return
     missing, free = needed_bytes - bytes_on_storage(root, sweep), free_bytes(root)
     if missing > free:
         raise StorageError(

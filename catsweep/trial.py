@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
+from catsweep import storage
 from catsweep.cascade.compare import macro_mean
 from catsweep.cascade.cost import ModelShape, train_flops_per_step
 from catsweep.cascade.curve import audc
@@ -122,6 +123,7 @@ def run_trial(
                 if spec.role == "confirm":
                     model.save_pretrained(folder / "model", state_dict=merged(model, weights))
                     tokenizer.save_pretrained(folder / "model")
+                    storage.put_folder(folder / "model")
                 write_record(folder, record)
             if workers.size > 1:
                 dist.barrier()

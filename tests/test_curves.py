@@ -74,6 +74,7 @@ def judged(root: Path, names: list[str], *, constant_baseline: bool = False) -> 
     for record in read_records(folder, "confirm"):
         constant = constant_baseline and record.stratum == "xent"
         rewrite(folder / record.trial_id / "rows.parquet", metrics, constant=constant)
+        write_record(folder / record.trial_id, record)
     for path in (root / "cache" / "answers").glob("*/rows.parquet"):
         rewrite(path, metrics)
     summarise(root, "tiny", [compute_task(root, "tiny", TASK)])

@@ -9,11 +9,12 @@ import pytest
 from faults import DAMAGES, cut, flip, full_disk
 from synthetic import ONE_TASK, copy_sweep
 
-from catsweep.damage import damaged_answers, set_aside_damaged
+from catsweep.damage import answer_folders, damaged_answers, set_aside_damaged
 from catsweep.errors import StorageError, is_out_of_space
 from catsweep.records import (
     append_step,
     building,
+    existing_sweep,
     is_complete,
     read_json,
     read_record,
@@ -23,6 +24,8 @@ from catsweep.records import (
     write_json,
     write_record,
 )
+
+from catsweep.spec.mixture import EqualSampling, MixtureSpec
 
 TASK = "langid/nordic"
 
@@ -89,15 +92,32 @@ def test_records_without_a_seal_are_read_as_they_are(sweep: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_answers_are_refused_and_found(sweep: Path, damage: Callable[[Path], None]) -> None:
+    unit = existing_sweep(sweep)[1][0]
     folder = sweep.parent / "cache" / "answers" / read_json(sweep / "prepared" / f"{TASK}.json")["keys"]["answers"]
     rows = (folder / "rows.parquet").read_bytes()
     with building(folder) as temporary:
         (temporary / "rows.parquet").write_bytes(rows)
-    assert damaged_answers(sweep.parent, "tiny", TASK) == []
+    assert damaged_answers(sweep.parent, "tiny", unit) == []
     damage(folder / "rows.parquet")
-    assert damaged_answers(sweep.parent, "tiny", TASK) == [folder]
+    assert damaged_answers(sweep.parent, "tiny", unit) == [folder]
     with pytest.raises(StorageError, match="damaged"):
         read_rows(folder / "rows.parquet", "test")
+
+
+def test_the_answers_of_a_mixture_are_those_of_its_members(sweep: Path) -> None:
+    member = existing_sweep(sweep)[1][0]
+    assert not isinstance(member, MixtureSpec)
+    other = member.model_copy(update={"task": "other"})  # it was not prepared
+    mixture = MixtureSpec(task="mix", members=(member, other), sampling=EqualSampling(), min_task_delta=None)
+    # A mixture's own keys stand for those of all its members, and name no folders.
+    write_json(sweep / "prepared" / "mix.json", {"keys": {"answers": "digest", "large": None}})
+    facts = {"keys": {"answers": "one"}, "chain": {"medium": {"keys": {"answers": "two"}}}}
+    write_json(sweep / "prepared" / "mix" / f"{TASK}.json", facts)
+    folders = [sweep.parent / "cache" / "answers" / key for key in ("one", "two")]
+    with building(folders[0]) as temporary:
+        (temporary / "rows.parquet").write_bytes(b"rows")
+    assert damaged_answers(sweep.parent, "tiny", mixture) == folders[1:]
+    assert answer_folders(sweep.parent, "tiny", f"mix/{TASK}") == folders
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

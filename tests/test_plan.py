@@ -66,6 +66,19 @@ def test_checkpoints_are_counted_where_there_are_any(make_sweep: Callable[..., S
     assert more.disk_bytes > alone.disk_bytes
 
 
+def test_weights_that_do_not_stay_take_no_disk_and_checkpoints_count_at_the_peak(
+    make_sweep: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    def plan(**sections: Any) -> Any:
+        return make_plan(make_sweep(search={"num_samples": 1, "confirm_seeds": 6}, **sections), root=tmp_path)
+
+    (everything,), (best,) = plan().tasks, plan(keep_models=1).tasks
+    # The best one, and one more before the two are compared.
+    assert everything.disk_bytes - best.disk_bytes == pytest.approx(4 * (6 - 2) * best.small_parameters)
+    total = plan().to_json()["total"]
+    assert total["disk_bytes_at_peak"] == pytest.approx(total["disk_bytes"] + 24 * everything.large_parameters)
+
+
 def test_each_client_trains_for_all_steps_and_is_planned_so(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     def plan(federated: object) -> Any:
         search = {"num_samples": 1, "confirm_seeds": 1, "space": {"federated": federated}}

@@ -242,8 +242,10 @@ def test_a_server_that_comes_back_gets_everything_at_the_end_of_the_sweep(root: 
 
 
 def test_one_run_that_is_refused_does_not_keep_the_others_out(root: Path) -> None:
-    path = root / "tiny" / "trials" / TASK / "xent" / "00000" / "record.json"
-    write_json(path, read_json(path) | {"metrics": {"validation//bad": 1.0}})
+    folder = root / "tiny" / "trials" / TASK / "xent" / "00000"
+    record = read_record(folder)
+    assert record is not None
+    write_record(folder, replace(record, metrics={"validation//bad": 1.0}))
     problems: list[str] = []
     assert not write(root, problems.append)
     assert "00000 could not be written" in problems[0]

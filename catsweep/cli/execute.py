@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from catsweep import storage
 from catsweep.cli.console import errors, warn
-from catsweep.curves import compute_task, result_names, results_on_storage, results_up_to_date, summarise
+from catsweep.curves import result_names, results_on_storage, results_up_to_date, summarise
 from catsweep.mixture import prepare_unit
 from catsweep.plan import make_plan
 from catsweep.prepare import check_sources
@@ -27,7 +28,7 @@ from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
 from catsweep.sweep.cluster import Cluster
 from catsweep.sweep.driver import SweepResult, run_sweep
-from catsweep.sweep.jobs import map_tasks
+from catsweep.sweep.jobs import compute_on_a_node, map_tasks
 from catsweep.sweep.progress import Event
 from catsweep.trial import run_trial
 
@@ -44,7 +45,7 @@ class Execution:
     complete: bool
 
 
-def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
+def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool = False) -> Execution:
     """Run whatever of a sweep is not on storage, compute its curves, log and report them. command: what stands behind
     `catsweep run`, for the report."""
     name = sweep.spec.name
@@ -58,6 +59,7 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
             on_event=on_event,
             on_record=logging.log_record,
             cluster=cluster,
+            take_over=take_over,
             before_start=functools.partial(refuse_what_does_not_fit, sweep, root),
         )
         write_json(root / name / "command.json", {"run": command})
@@ -71,6 +73,8 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str) -> Execution:
 
 def refuse_what_does_not_fit(sweep: Sweep, root: Path) -> None:
     """Raises StorageError where the disk of the root has no room for what `plan` says that the sweep leaves on it."""
+    if storage.place_of(root) is not None:  # an object store has no end
+        return
     total = make_plan(sweep, root=root).to_json()["total"]
     check_space(root, sweep.spec.name, total["disk_bytes_at_peak"])
 
@@ -89,7 +93,8 @@ def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = Fal
         return results_on_storage(root, name)
     found = existing_sweep(root / name)
     prepared = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
-    results = map_tasks(functools.partial(compute_task, root, name), prepared, cluster=cluster)
+    results = map_tasks(functools.partial(compute_on_a_node, root, name), prepared, cluster=cluster)
+    storage.get_folder(root / name / "curves")
     return results, summarise(root, name, results)
 
 

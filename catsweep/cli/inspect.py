@@ -156,6 +156,8 @@ def _task_rows() -> list[dict[str, object]]:
 
 def _sweep_rows(root: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
+    for name in storage.folders(root):
+        storage.pull_sweep(root, name)
     for folder in sorted(path.parent for path in root.glob("*/sweep.json")):
         sweep = read_sweep(folder)
         assert sweep is not None

@@ -30,7 +30,10 @@ SweepFile = Annotated[Path, typer.Argument(help="A sweep's YAML file", metavar="
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings such as search.num_samples=4", metavar="KEY=VALUE")
 ]
-Out = Annotated[Path | None, typer.Option(help="Root of all results; default: CATSWEEP_HOME, else ~/catsweep")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Root of all results, a folder or s3://BUCKET/FOLDER; default: CATSWEEP_HOME, else ~/catsweep"),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow server or sqlite:/// URI; default: MLFLOW_TRACKING_URI, else <root>/mlflow.db"),
@@ -69,12 +72,18 @@ def run(
     out: Out = None,
     tracking_uri: TrackingUri = None,
     trust_remote_code: Trust = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Go on also where a driver on another machine runs the sweep, which then ends"
+        ),
+    ] = False,
 ) -> None:
     """Run a sweep, or whatever of it is not on storage yet: prepare, search, confirm, curves, MLflow, report."""
     from catsweep.cli.run import run_command
 
     trust(trust_remote_code or [])
-    raise typer.Exit(run_command(file, overrides or [], out=out, tracking_uri=tracking_uri))
+    raise typer.Exit(run_command(file, overrides or [], out=out, tracking_uri=tracking_uri, take_over=take_over))
 
 
 @app.command()

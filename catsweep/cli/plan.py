@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from catsweep import storage
 from catsweep.cli.console import complain, output, tell, warn
 from catsweep.errors import CatsweepError, ClusterError, OutOfReachError
 from catsweep.plan import Plan, TaskPlan, make_plan, measured
@@ -36,6 +37,7 @@ def plan_command(
     cluster: a cluster's file or address; without it nobody is asked. flops_per_second: what one accelerator reaches.
     """
     sweep, root = load_sweep(file, overrides), storage_root(out)
+    storage.pull_sweep(root, sweep.spec.name)
     plan = make_plan(sweep, root=root)
     _warn_of_refusal(sweep, root)
     _warn_of_full_disk(plan, root)

@@ -14,10 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from catsweep import storage
 from catsweep.cascade.rules import parse_rule
 from catsweep.cli.console import output
 from catsweep.cli.run import show_rules
 from catsweep.curves import Recomputation, compute_task, result_names, results_folder, results_on_storage, summarise
+from catsweep.damage import damaged_answers
 from catsweep.errors import Problem, SpecError
 from catsweep.records import existing_sweep, storage_root
 from catsweep.report.comparison import macro_table
@@ -37,7 +39,10 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
     Raises SpecError for unknown ones, StorageError where there is no sweep, or where seconds were not measured.
     """
     root = storage_root(out)
+    storage.pull_sweep(root, name)
     found = existing_sweep(root / name)
+    for task in found[1] if storage.place_of(root) else ():
+        damaged_answers(root, name, task)  # which brings them
     other = Recomputation(override(found[0].cascade, rules, costs))
     tasks = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     summary = summarise(root, name, compute_all(root, name, tasks, other), other=other)

@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+from catsweep import storage
 from catsweep.cli.console import errors, output
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.damage import damaged_answers, set_aside_damaged
@@ -22,22 +23,25 @@ from catsweep.spec.load import Sweep, load_sweep
 from catsweep.tasks.fingerprint import unit_fingerprint
 
 
-def run_command(file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None) -> int:
+def run_command(
+    file: Path, overrides: list[str], *, out: Path | None, tracking_uri: str | None, take_over: bool = False
+) -> int:
     """Run a sweep to its report. Returns the exit code: 1 where a task or a trial failed."""
     sweep = load_sweep(file, overrides)
     root, name = storage_root(out), sweep.spec.name
     uri = choose_tracking_uri(root, tracking_uri)
     done = root / name / "done.json"
     failed: list[str] = []
+    storage.pull_sweep(root, name)
     for folder in set_aside_damaged(root / name):
         text = f"warning: {folder}: its record or its rows were damaged on storage; it is made again"
         errors.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    whole = not any(damaged_answers(root, name, task.task) for task in sweep.tasks)
+    whole = not any(damaged_answers(root, name, task) for task in sweep.tasks)
     shown = whole and results_up_to_date(root, name) and (root / name / "report.html").exists()
     if not (shown and done.exists() and read_json(done)["key"] == _done_key(root, sweep, uri)):
         from catsweep.cli.execute import execute
 
-        execution = execute(sweep, root=root, uri=uri, command=shlex.join([str(file), *overrides]))
+        execution = execute(sweep, root=root, uri=uri, command=shlex.join([str(file), *overrides]), take_over=take_over)
         failed = execution.failed
         if execution.complete:
             write_json(done, {"key": _done_key(root, sweep, uri)})
@@ -61,6 +65,7 @@ def curves_command(name: str, *, out: Path | None, tracking_uri: str | None, as_
 
     root = storage_root(out)
     uri = choose_tracking_uri(root, tracking_uri)
+    storage.pull_sweep(root, name)
     existing_sweep(root / name)
     results, summary = recompute(name, root=root, uri=uri)
     if as_json:
@@ -74,6 +79,7 @@ def report_command(name: str, *, out: Path | None, as_json: bool) -> None:
     from catsweep.report.page import write_report  # draws, and loads what drawing needs
 
     root = storage_root(out)
+    storage.pull_sweep(root, name)
     results, summary = results_on_storage(root, name)
     write_report(root, name)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from catsweep import storage
 from catsweep.cli.console import errors, output
 from catsweep.cli.run import choose_tracking_uri
 from catsweep.curves import results_up_to_date
@@ -20,6 +21,7 @@ def track_command(name: str, *, out: Path | None, tracking_uri: str | None) -> i
     """
     root = storage_root(out)
     folder = root / name
+    storage.pull_sweep(root, name)
     existing_sweep(folder)
     uri = choose_tracking_uri(root, tracking_uri)
     with only_driver(folder):

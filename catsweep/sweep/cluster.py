@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from catsweep import storage
 from catsweep.errors import ClusterError, StorageError
 from catsweep.models import TRUSTED_VARIABLE
 from catsweep.records import write_atomic
@@ -145,7 +146,7 @@ def check_shared(root: Path) -> None:
                     "on storage that all of them share: give --out or CATSWEEP_HOME"
                 )
     finally:
-        token.unlink(missing_ok=True)
+        storage.delete(token)
 
 
 @contextlib.contextmanager
@@ -193,7 +194,7 @@ def _held(sweep_folder: Path) -> StorageError:
 
 
 def _exists(path: Path) -> bool:
-    return path.exists()
+    return storage.exists(path)
 
 
 def _fits(node: dict[str, float], need: dict[str, float]) -> bool:

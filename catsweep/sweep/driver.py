@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from catsweep import storage
 from catsweep.damage import damaged_answers, set_aside_damaged
+from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, confirmed, winners, write_sweep
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.changes import check_unchanged
 from catsweep.sweep.cluster import Cluster, check_fits, check_shared, only_driver, only_driver_on_cluster
+from catsweep.sweep.heartbeat import beating
 from catsweep.sweep.prepare import Preparation, PrepareTask
 from catsweep.sweep.progress import Event, Progress
 from catsweep.sweep.search import Search
@@ -50,6 +53,7 @@ def run_sweep(
     on_record: Callable[[Path, TrialRecord], None],
     cluster: Cluster | None = None,
     before_start: Callable[[], None] | None = None,
+    take_over: bool = False,
 ) -> SweepResult:
     """Run whatever of a sweep is not on storage yet; where all of it is, Ray is not started.
 
@@ -58,16 +62,18 @@ def run_sweep(
     run_trial, prepare_task: top-level functions, which travel to the workers. on_event, on_record: called in this
     process for each line of progress, and with folder and record of each run that ended. cluster: stays connected for
     the caller; without it Ray is let go at the end. before_start: called where something is left to run, before anything
-    starts; what it raises travels on.
+    starts; what it raises travels on. take_over: also where a driver on another machine runs the sweep; that one ends.
 
     Raises SweepChangedError, StorageError (another driver, a damaged file), ClusterError.
     """
     folder = root / sweep.spec.name
-    with only_driver(folder):
+    with only_driver(folder), _beating(folder, take_over) as lost:
+        storage.pull_sweep(root, sweep.spec.name, exact=True)
         check_unchanged(sweep, folder)
         write_sweep(folder, sweep.spec, sweep.tasks)
         damaged = set_aside_damaged(folder)
         search = Search(sweep, folder)
+        lost.append(search)
         failed = search.retry_failed()
         progress = Progress(search, on_event, on_record)
         progress.tell("start", f"{sweep.spec.name}: {len(sweep.tasks)} tasks, {search.num_runs} runs")
@@ -77,7 +83,7 @@ def run_sweep(
             text = f"{len(damaged)} runs were damaged on storage and are made again: {damaged[0]} ..."
             progress.tell("warning", text)
         ended = [task for task in sweep.tasks if task not in search.unfinished_tasks]
-        again = [task for task in ended if damaged_answers(root, sweep.spec.name, task.task)]
+        again = [task for task in ended if damaged_answers(root, sweep.spec.name, task)]
         if again:
             text = f"the large model's answers to {', '.join(task.task for task in again)} are damaged and made again"
             progress.tell("warning", text)
@@ -88,6 +94,19 @@ def run_sweep(
                 _run(search, again, root, run_trial, prepare_task, progress, connected)
         progress.tell("end", f"{sweep.spec.name}: {search.num_runs - search.num_remaining} runs in {folder}")
         return _result(search)
+
+
+@contextmanager
+def _beating(folder: Path, take_over: bool) -> Iterator[list[Search]]:
+    """Hold the sweep against other machines; whatever search is put into the list ends where one of them takes over."""
+    searches: list[Search] = []
+
+    def on_loss(error: StorageError) -> None:
+        for search in searches:
+            search.error = error
+
+    with beating(folder, on_loss, take_over=take_over):
+        yield searches
 
 
 def _run(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 
+from catsweep import storage
+from catsweep.curves import compute_task
+from catsweep.damage import answer_folders
+from catsweep.records import is_complete
+from catsweep.spec.base import Json
 from catsweep.sweep.cluster import Cluster
 
 Item = TypeVar("Item")
@@ -31,3 +37,12 @@ def map_tasks(
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
     """Ray takes functions only; `function` may be any callable that pickles."""
     return function(item)
+
+
+def compute_on_a_node(root: Path, name: str, task: str) -> Json:
+    """compute_task, with what it reads brought from an object store."""
+    if storage.place_of(root) is not None:
+        storage.get_folder(root / name, skip=storage.NOT_PULLED)  # beside others on this node: nothing goes
+        for folder in answer_folders(root, name, task):
+            is_complete(folder)  # which brings it
+    return compute_task(root, name, task)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import ray
 from ray import train
 
+from catsweep import storage
 from catsweep.errors import CatsweepError, is_out_of_space
 from catsweep.records import NO_SPACE, read_json, write_json
 from catsweep.spec.mixture import MixtureSpec
@@ -73,6 +74,8 @@ class Preparation:
             result: UnitResult = ray.get(ref)
         except ray.exceptions.RayError as error:  # its process or node is gone, also after retries
             result = UnitResult(task, {}, 0.0, str(error))
+        storage.get(self.folder.parent / "prepared" / f"{task}.json")
+        storage.get_folder(self.folder.parent / "prepared" / task)
         path = self.folder / f"{task}.json"
         write_json(path, {"task": task, "facts": result.facts, "seconds": result.seconds, "error": result.error})
         return result
@@ -81,6 +84,7 @@ class Preparation:
 def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path) -> UnitResult:
     started = time.time()
     try:
+        _bring(task.task, spec, root)
         if spec.resources.large.num_workers > 1:
             facts = _prepare_in_group(prepare_task, task, spec, root)
         else:
@@ -93,6 +97,15 @@ def _prepare(prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: Swee
     return UnitResult(task.task, facts, time.time() - started)
 
 
+def _bring(task: str, spec: SweepSpec, root: Path) -> None:
+    """What an object store knows of a task that was prepared before, and whether it has trials."""
+    folder = root / spec.name
+    storage.get(folder / "prepared" / f"{task}.json")
+    storage.get_folder(folder / "prepared" / task)
+    if storage.exists(folder / "trials" / task):
+        (folder / "trials" / task).mkdir(parents=True, exist_ok=True)
+
+
 def _prepare_in_group(
     prepare_task: PrepareTask, task: TaskSpec | MixtureSpec, spec: SweepSpec, root: Path
 ) -> dict[str, Any]:
@@ -101,6 +114,7 @@ def _prepare_in_group(
     facts = logs / f"prepare {task.task.replace('/', '+')}.json"
     config = {"prepare_task": prepare_task, "task": task, "spec": spec, "root": root, "facts": facts}
     run_group(_prepare_worker, config, spec.resources.large, name=facts.stem, logs=logs)
+    storage.get(facts)
     result: dict[str, Any] = read_json(facts)
     return result
 

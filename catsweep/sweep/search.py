@@ -7,7 +7,6 @@ rest.
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from catsweep import storage
 from catsweep.damage import set_aside_record
 from catsweep.errors import StorageError
 from catsweep.records import (
@@ -41,7 +41,7 @@ from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.anchor import Anchor, fix_anchor, guides, read_anchor
 from catsweep.sweep.studies import Observation, suggest
-from catsweep.sweep.watch import hang_text, hung
+from catsweep.sweep.watch import forget_empty_stacks, hang_text, hung
 
 
 @dataclass
@@ -286,12 +286,14 @@ class Search:
     def end(self, trial_id: str) -> TrialRecord:
         """A trial has ended. Returns its record: a finished trial has written it itself, for others it is written here."""
         running = self.running.pop(trial_id)
+        forget_empty_stacks(self.folder / trial_id)
+        storage.get_folder(self.folder / trial_id, skip=storage.NOT_PULLED)
         record = read_record(self.folder / trial_id)
         if record is None:
             record = _record(running, self.folder)
             write_record(self.folder / trial_id, record)
         if record.status != "failed":  # a failed one may go on; nobody else needs the checkpoint again
-            shutil.rmtree(self.folder / trial_id / "checkpoint", ignore_errors=True)
+            storage.delete(self.folder / trial_id / "checkpoint")
         self.studies[record.task, record.stratum].end(record)
         if record.role == "confirm":
             prune_weights(self.folder, self.records, self.spec)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import train, tune
 
+from catsweep import storage
 from catsweep.errors import CatsweepError, TrialDivergedError, is_out_of_space
-from catsweep.records import StepMetrics, TrialRecord, read_json, write_json
+from catsweep.records import StepMetrics, TrialRecord, is_complete, read_json, read_record, write_json
 from catsweep.spec.sweep import ResourcesSpec, TrialSpec
 from catsweep.sweep.clients import run_as_tasks
 from catsweep.sweep.group import run_group
@@ -69,12 +70,12 @@ def tell_decision(folder: Path, step: int, *, stop: bool) -> None:
 
 def forget_decision(folder: Path) -> None:
     """Remove what an earlier driver decided, before the trial starts again."""
-    (folder / "decision.json").unlink(missing_ok=True)
+    storage.delete(folder / "decision.json")
 
 
 def _must_stop(folder: Path, step: int) -> bool:
     path = folder / "decision.json"
-    while not path.exists() or (decision := read_json(path))["step"] != step:
+    while not storage.get(path) or (decision := read_json(path))["step"] != step:
         time.sleep(0.2)
     return bool(decision["stop"])
 
@@ -110,7 +111,8 @@ def _run_worker(config: dict[str, Any]) -> None:
     arguments = (config["run_trial"], config["root"], config["sweep_folder"])
     folder = config["sweep_folder"] / config["trial_id"]
     with contextlib.suppress(SystemExit), watched(folder, config["hang_seconds"]):  # SystemExit: stopped early
-        _run(config["trial_id"], *arguments, train.report, waits=True)
+        first = train.get_context().get_world_rank() == 0
+        _run(config["trial_id"], *arguments, train.report, waits=True, first=first)
 
 
 def _run(
@@ -121,22 +123,48 @@ def _run(
     send: Callable[..., Any],
     *,
     waits: bool = False,
+    first: bool = True,
     run_clients: RunClients | None = None,
 ) -> None:
     folder = sweep_folder / trial_id
+    _bring(root, sweep_folder, folder)
     spec = TrialSpec.model_validate(read_json(folder / "spec.json"))
+    if (ended := read_record(folder)) is not None:  # its process died between its record and its last report
+        told = {"step": ended.num_steps, "objective": ended.objective, "final": True, "started_at": ended.started_at}
+        send({**ended.metrics, **told})
+        return
     started_at = time.time()
 
     def report(metrics: StepMetrics) -> None:
         if not math.isfinite(metrics.objective):
             raise TrialDivergedError(f"the objective is {metrics.objective} after step {metrics.step}")
         own = {"step": metrics.step, "objective": metrics.objective, "final": metrics.final, "started_at": started_at}
+        if first and (folder / "steps.jsonl").exists():
+            storage.put(folder / "steps.jsonl")
         send({**metrics.metrics, **own})
         if waits and not metrics.final and _must_stop(folder, metrics.step):
             raise SystemExit
 
     where = {"run_clients": run_clients} if spec.training.federated and run_clients else {}
     run_trial(spec, root=root, folder=folder, report=report, **where)
+
+
+def _bring(root: Path, sweep_folder: Path, folder: Path) -> None:
+    """What a trial needs from an object store: its own folder with its checkpoint, and all that was prepared."""
+    if storage.place_of(root) is None:
+        return
+    storage.get_folder(folder)
+    spec = TrialSpec.model_validate(read_json(folder / "spec.json"))
+    task = spec.task.task
+    prepared = sweep_folder / "prepared"
+    storage.get(prepared / f"{task}.json")
+    storage.get_folder(prepared / task)
+    for path in [prepared / f"{task}.json", *(prepared / task).rglob("*.json")]:
+        facts = read_json(path) if path.exists() else {}
+        for part in (facts, *facts.get("chain", {}).values()):
+            for kind, key in part.get("keys", {}).items():
+                if key and (kind != "large" or spec.training.federated):  # clients make their signal themselves
+                    is_complete(root / "cache" / kind / key, hashes=False)
 
 
 def _failure(error: BaseException) -> dict[str, str]:

@@ -25,15 +25,22 @@ def watched(folder: Path, limit_seconds: float | None) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     done = threading.Event()
-    with (folder / STACKS).open("a") as stacks:
-        watcher = threading.Thread(target=_watch, args=(folder, limit_seconds, stacks, done), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-            faulthandler.cancel_dump_traceback_later()
+    try:
+        with (folder / STACKS).open("a") as stacks:
+            watcher = threading.Thread(target=_watch, args=(folder, limit_seconds, stacks, done), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                done.set()
+                watcher.join()
+                faulthandler.cancel_dump_traceback_later()
+    finally:
+        forget_empty_stacks(folder)
+
+
+def forget_empty_stacks(folder: Path) -> None:
+    """Remove the file that a process which did not hang has left."""
     if not hung(folder):
         (folder / STACKS).unlink(missing_ok=True)
 
