@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from catsweep import storage
 from catsweep.cli.console import complain, output, plural, print_table
 from catsweep.errors import CatsweepError, Problem, SpecError
 from catsweep.records import read_records, read_sweep, storage_root

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from catsweep.errors import DataError, TrialDivergedError
-from catsweep.records import StepMetrics, TrialRecord, append_step, write_record
+from catsweep.records import StepMetrics, TrialRecord, append_step, building, write_record
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
@@ -110,6 +110,11 @@ def run_trial(spec: TrialSpec, *, root: Path, folder: Path, report: Callable[[St
         os.kill(os.getpid(), signal.SIGKILL)
     if "forgetful" in task and spec.number == 1:
         return finished_record(spec, 0.0)
+    if "unlucky" in task and spec.number == 1 and not (root / "unlucky").exists():
+        (root / "unlucky").touch()  # its process dies between its record and its last report
+        write_record(folder, finished_record(spec, score(spec, spec.training.steps)))
+        note(root, "end", spec.trial_id, os.getpid())
+        os.kill(os.getpid(), signal.SIGKILL)
     for step in spec.evaluate_at:
         value = score(spec, step)
         final = step == spec.evaluate_at[-1]
@@ -134,6 +139,13 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
             time.sleep(0.1)
     if "broken" in task.task:
         raise DataError(f"{task.task}: train.jsonl has no column `text`")
+    if "halfway" in task.task:
+        with building(root / "cache" / "signal" / "key") as temporary:
+            (temporary / "rank.npy").write_bytes(bytes(100))
+            if not (root / "killed").exists():
+                (root / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            (temporary / "logprob.npy").write_bytes(bytes(200))
     note(root, "prepared", task.task, time.time())
     return {"num_rows": 10}
 

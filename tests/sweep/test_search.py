@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from faults import DAMAGES
-from sweep_fakes import finish, finished_record, make_sweep, play, score
+from sweep_fakes import SPACE, finish, finished_record, make_sweep, play, score
 
 from catsweep.damage import set_aside_damaged
 from catsweep.errors import StorageError
@@ -20,6 +20,7 @@ from catsweep.records import read_record, write_json, write_record
 from catsweep.space import build_confirm
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import TrialSpec
+from catsweep.sweep.changes import check_unchanged
 from catsweep.sweep.search import Search
 from catsweep.sweep.trainable import _failure
 
@@ -284,3 +285,16 @@ def test_a_run_that_was_damaged_on_storage_runs_again_and_no_other(
     again = play(open_search(sweep, tmp_path))
     assert [trial.trial_id for trial in again] == [victim]
     assert read_record(tmp_path / victim) == before
+
+
+def test_an_added_task_and_an_added_stratum_run_alone(tmp_path: Path) -> None:
+    play(open_search(make_sweep(["a"]), tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
+    options = [*SPACE["loss"]["options"], {"kind": "cat_xent"}]  # type: ignore[index]
+    wider = make_sweep(["a", "b"], space={**SPACE, "loss": {"space": "choice", "options": options}})
+    check_unchanged(wider, tmp_path)
+    added = play(open_search(wider, tmp_path))
+    counts = Counter((trial.task.task, trial.stratum, trial.role) for trial in added)
+    new = [("a", "cat_xent"), ("b", "xent"), ("b", "dist"), ("b", "cat_xent")]
+    assert counts == {(*pair, role): number for pair in new for role, number in (("trial", 4), ("confirm", 2))}
+    assert all(path.read_bytes() == data for path, data in before.items())
