@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 from catsweep import storage
 from catsweep.errors import StorageError, is_out_of_space
-from catsweep.redact import redact
+from catsweep.redact import redact, redacted
 from catsweep.spec.base import digest
 from catsweep.spec.mixture import UNIT, MixtureEntry, MixtureSpec
 from catsweep.spec.search import BASELINE, lower_is_better
@@ -259,7 +259,7 @@ class TrialRecord:
 
 def write_record(folder: Path, record: TrialRecord) -> None:
     """Write record.json: from now on the trial has ended. It seals itself and the rows with their hashes."""
-    data, rows = record.to_json(), folder / "rows.parquet"
+    data, rows = redacted(record.to_json()), folder / "rows.parquet"
     if (folder / "steps.jsonl").exists():
         storage.put(folder / "steps.jsonl")
     seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.exists() else None}

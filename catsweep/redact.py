@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 _USER_INFO = re.compile(r"(?<=://)[^/\s@'\"?#]+(?=@)")
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_ACCESS_KEY|API_KEY|CREDENTIALS)$", re.IGNORECASE)
@@ -19,6 +20,11 @@ def redact(text: str) -> str:
     for secret in secrets():
         text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
     return _USER_INFO.sub(lambda found: "***" if _is_secret(found[0]) else found[0], text)
+
+
+def redacted(value: Any) -> Any:
+    """Plain JSON data without secrets; what is redacted already comes back equal."""
+    return json.loads(redact(json.dumps(value, ensure_ascii=False)))
 
 
 def has_credentials(text: str) -> bool:

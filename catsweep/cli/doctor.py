@@ -22,7 +22,7 @@ def doctor_command(*, cluster: str | None, out: str | None, tracking_uri: str | 
     would use here.
     """
     if cluster is None:
-        root = storage_root(None if out is None else Path(out))
+        root = storage_root(out)
         with Cluster(root / "logs") as here:
             return _print(examine_run(root, choose_tracking_uri(root, tracking_uri), here))
     with reached(cluster) as address:

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from catsweep import storage
 from catsweep.cli.console import complain, output, tell, warn
+from catsweep.cli.estimate import fits, hours
 from catsweep.errors import CatsweepError, ClusterError, OutOfReachError
-from catsweep.plan import Plan, TaskPlan, make_plan, measured
+from catsweep.plan import Plan, TaskPlan, make_plan
 from catsweep.prepare import check_sources
 from catsweep.records import storage_root
 from catsweep.retention import bytes_on_storage, free_bytes
 from catsweep.spec.load import Sweep, load_sweep
 from catsweep.spec.model import FinetuneSpec
-from catsweep.spec.sweep import SweepSpec
 from catsweep.sweep.changes import check_unchanged
 
 SHOWN_SPLITS = ("train", "validation", "calibration", "test")
@@ -41,9 +41,9 @@ def plan_command(
     plan = make_plan(sweep, root=root)
     _warn_of_refusal(sweep, root)
     _warn_of_full_disk(plan, root)
-    problems, fits = list(plan.problems), ""
+    problems, room = list(plan.problems), ""
     try:
-        fits = _fits(sweep.spec, cluster)
+        room = fits(sweep.spec, cluster)
     except ClusterError as error:
         problems.append(str(error))
     for problem in problems:
@@ -51,14 +51,14 @@ def plan_command(
     for text in plan.advice:
         complain(text)
     if as_json:
-        hours = {} if flops_per_second is None else {"accelerator_hours": plan.accelerator_hours(flops_per_second)}
-        output.print_json(json.dumps({**plan.to_json(), **hours}))
+        total = {} if flops_per_second is None else {"accelerator_hours": plan.accelerator_hours(flops_per_second)}
+        output.print_json(json.dumps({**plan.to_json(), **total}))
     elif plan.tasks:
         output.print(_table(plan))
         _print_totals(plan, free_bytes(root))
         for task in plan.tasks:
             _print_task(task, sweep.spec.large.finetune)
-        for line in [*_hours(plan, sweep.spec, root, flops_per_second), *([fits] if fits else [])]:
+        for line in [*hours(plan, sweep.spec, root, flops_per_second), *([room] if room else [])]:
             tell(line)
     return 2 if problems else 0
 
@@ -77,47 +77,6 @@ def _warn_of_full_disk(plan: Plan, root: Path) -> None:
     missing = plan.to_json()["total"]["disk_bytes_at_peak"] - bytes_on_storage(root, plan.sweep)
     if missing > (free := free_bytes(root)):
         warn(f"`run` will refuse: {_size(missing)} more are needed below {root}, where {_size(free)} are free")
-
-
-def _fits(spec: SweepSpec, cluster: str | None) -> str:
-    """A line that says what fits on the cluster. Raises ClusterError where something never will."""
-    needs = f"a trial needs {spec.resources.describe()}, the large model's unit {spec.resources.large.describe()}"
-    if cluster is None:
-        return f"{needs}; no cluster was asked whether they fit: name one with --cluster"
-    from catsweep.sweep.cluster import check_fits, num_slots
-    from catsweep.sweep.launch import read_cluster_file
-    from catsweep.sweep.submission import JobServer
-
-    is_address = cluster.startswith(("http://", "https://"))
-    nodes = JobServer(cluster.rstrip("/")).nodes() if is_address else read_cluster_file(cluster).nodes
-    check_fits(nodes, spec.resources)
-    return f"{needs}; {cluster} has {len(nodes)} nodes and runs {num_slots(nodes, spec.resources)} trials at once"
-
-
-def _hours(plan: Plan, spec: SweepSpec, root: Path, flops_per_second: float | None) -> list[str]:
-    """Accelerator-hours: by a given speed, and what the runs that have ended took."""
-    lines = []
-    if flops_per_second is not None:
-        lines.append(
-            f"about {plan.accelerator_hours(flops_per_second):.3g} accelerator-hours at {flops_per_second:.2g} FLOP/s, if "
-            "accelerators reach that all the time; small models rarely do"
-        )
-    else:
-        lines.append("accelerator-hours: give --accelerator-flops (and --utilisation) of yours")
-    if (found := measured(root / spec.name)) is not None:
-        left = sum(task.num_search_trials + task.num_confirm_runs - task.num_done for task in plan.tasks)
-        seconds = max(0, left) * spec.training.steps * found.seconds_per_step
-        gpus = spec.resources.num_workers * spec.resources.gpus_per_worker
-        cost = (
-            f"{seconds * gpus / 3600:.3g} GPU-hours"
-            if gpus
-            else f"{seconds * spec.resources.num_workers / 3600:.3g} worker-hours"
-        )
-        lines.append(
-            f"measured on {found.num_runs} runs: {found.seconds_per_step:.3g} s a step, start and evaluation included; the "
-            f"{max(0, left)} runs that are left take at most {cost} (the large model's part is not in it)"
-        )
-    return lines
 
 
 def _table(plan: Plan) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from synthetic import ONE_TASK, copy_sweep
 
-from catsweep.cli.plan import _fits, _hours
+from catsweep.cli.estimate import fits, hours
 from catsweep.errors import ClusterError
 from catsweep.plan import Plan, TaskPlan, measured
 from catsweep.records import read_records
@@ -24,15 +24,15 @@ def test_a_trial_that_no_node_can_hold_is_refused_with_the_largest_node(make_swe
     with pytest.raises(
         ClusterError, match=r"a trial needs 1 x 1 CPUs and 2 GPUs, but the largest of 5 nodes has 8 CPUs and 1 GPU"
     ):
-        _fits(spec, str(CLUSTERS / "aws.yaml"))
+        fits(spec, str(CLUSTERS / "aws.yaml"))
     spec = make_sweep(resources={"gpus_per_worker": 0.5, "large": {"gpus_per_worker": 1}}).spec
-    assert _fits(spec, str(CLUSTERS / "aws.yaml")).endswith("has 5 nodes and runs 8 trials at once")
+    assert fits(spec, str(CLUSTERS / "aws.yaml")).endswith("has 5 nodes and runs 8 trials at once")
 
 
 def test_without_a_cluster_it_says_that_it_could_not_look(make_sweep: MakeSweep) -> None:
     spec = make_sweep(resources={"gpus_per_worker": 64}).spec
-    assert "a trial needs 1 x 1 CPUs and 64 GPUs" in _fits(spec, None)
-    assert "no cluster was asked whether they fit: name one with --cluster" in _fits(spec, None)
+    assert "a trial needs 1 x 1 CPUs and 64 GPUs" in fits(spec, None)
+    assert "no cluster was asked whether they fit: name one with --cluster" in fits(spec, None)
 
 
 def make_plan(**fields: Any) -> Plan:
@@ -44,9 +44,9 @@ def test_hours_are_flops_over_what_accelerators_reach(make_sweep: MakeSweep, tmp
     plan = make_plan(flops_search=3e18, flops_confirm=0.6e18, flops_large_pass=7.2e18)
     assert plan.accelerator_hours(1e15 * 0.3) == pytest.approx(10.0)  # 10.8e18 FLOPs at 3e14 a second
     spec = make_sweep().spec
-    (line,) = _hours(plan, spec, tmp_path, 3e14)
+    (line,) = hours(plan, spec, tmp_path, 3e14)
     assert line.startswith("about 10 accelerator-hours at 3e+14 FLOP/s")
-    (line,) = _hours(plan, spec, tmp_path, None)
+    (line,) = hours(plan, spec, tmp_path, None)
     assert "give --accelerator-flops" in line
 
 
@@ -61,5 +61,5 @@ def test_hours_that_are_left_follow_from_the_runs_that_have_ended(make_sweep: Ma
     assert measured(root / "none") is None
     spec = make_sweep(training={"steps": 500}, resources={"gpus_per_worker": 0.5}).spec
     plan = make_plan(num_search_trials=30, num_confirm_runs=6, num_done=16)
-    line = _hours(plan, spec, root, None)[1]
+    line = hours(plan, spec, root, None)[1]
     assert f"the 20 runs that are left take at most {20 * 500 * per_step * 0.5 / 3600:.3g} GPU-hours" in line
