@@ -31,6 +31,7 @@ from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import UNCERTAINTY, Cascade, make_cascade, statistics
 from catsweep.deferral import rules_for
 from catsweep.errors import StorageError
+from catsweep.health import starved
 from catsweep.records import (
     TrialRecord,
     append_step,
@@ -46,7 +47,7 @@ from catsweep.records import (
     write_record,
     write_rows,
 )
-from catsweep.runs import large_facts, read_run, starved
+from catsweep.runs import large_facts, read_run
 from catsweep.spec.base import Json
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec

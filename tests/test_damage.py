@@ -24,7 +24,6 @@ from catsweep.records import (
     write_json,
     write_record,
 )
-
 from catsweep.spec.mixture import EqualSampling, MixtureSpec
 
 TASK = "langid/nordic"

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from rich.console import Console
 from rich.table import Table
+
 from catsweep.redact import redact
 
 output = Console()

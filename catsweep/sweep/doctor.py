@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from catsweep import storage
 from catsweep.errors import CatsweepError
 from catsweep.redact import has_credentials, redact
 from catsweep.sweep.cluster import Cluster
@@ -106,9 +107,9 @@ def writable(root: Path, node_id: str) -> str:
     if reason := ray.get(task.remote(root, name), timeout=120):
         raise CatsweepError(f"{root} cannot be written ({reason}); expected a root that every node can write: --out")
     probe = root / name
-    if not probe.exists():
+    if not storage.exists(probe):
         raise CatsweepError(f"{root} is another folder there than here; expected storage that all nodes share: --out")
-    probe.unlink()
+    storage.delete(probe)
     return f"{root} can be written"
 
 
@@ -116,6 +117,7 @@ def _write(root: Path, name: str) -> str:
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("catsweep doctor\n")
+        storage.put(root / name)
     except OSError as error:
         return str(error)
     return ""
