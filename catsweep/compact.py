@@ -80,7 +80,8 @@ def pack(root: Path, sweep: str, folder: Path, *, rules: Rules) -> None:
         examples.append(_pack_examples(root, task, prepared, spec))
         own = [winner for (name, _), winner in best.items() if name == task.task]
         runs = [run for winner in own for run in confirmed(records, winner, spec.search.confirm_seeds)]
-        answers += [_pack_answers(root, record, task, prepared, spec, rules(record.stratum)) for record in runs]
+        large = next(_models(root, prepared, spec))[1]
+        answers += [_pack_answers(root, record, task, large, spec, rules(record.stratum)) for record in runs]
     if not answers:
         raise StorageError(
             f"{root / sweep} has no confirmed runs; expected some. `catsweep run` goes on with the sweep"
@@ -175,11 +176,10 @@ def _check_alike(rows: pa.Table, others: pa.Table, what: str) -> None:
 
 
 def _pack_answers(
-    root: Path, record: TrialRecord, task: TaskSpec, prepared: Json, spec: SweepSpec, rules: Sequence[str]
+    root: Path, record: TrialRecord, task: TaskSpec, large: pa.Table, spec: SweepSpec, rules: Sequence[str]
 ) -> pa.Table:
     cascade = spec.cascade.model_copy(update={"deferral": list(rules)})
     cascade = cascade.model_copy(update={"deferral": rules_for(task, cascade)})
-    large = next(_models(root, prepared, spec))[1]
     run = read_run(root / spec.name, record, large, metric_of(task.metric_list[0]), None, cascade=cascade)
     whole = read_rows(root / spec.name / record.trial_id / "rows.parquet")
     rows, others = (pa.concat_tables([_split(table, split) for split in SPLITS]) for table in (whole, large))
@@ -199,6 +199,7 @@ def _run_line(folder: Path, record: TrialRecord) -> Json:
     """A record without what describes the machine, and the kept shares where results need them. Of its facts those stay that
     results are made of: what the filter did with injected tokens."""
     kept = [step for step in read_steps(folder / record.trial_id) if KEPT_SHARE in step]
+    rate = record.parameters.get("learning_rate")  # a text where YAML has it as one: 5e-3
     needed = record.role == "confirm" or starved(folder / record.trial_id, record) is not None
     facts = {"noise": record.facts["noise"]} if "noise" in record.facts else {}
     return {
@@ -208,7 +209,7 @@ def _run_line(folder: Path, record: TrialRecord) -> Json:
         "role": record.role,
         "seed": record.seed,
         "status": record.status,
-        "learning_rate": record.parameters.get("learning_rate"),
+        "learning_rate": None if rate is None else float(rate),
         "objective": record.objective,
         "num_steps": record.num_steps,
         "train_flops": record.train_flops,

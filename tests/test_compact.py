@@ -122,6 +122,16 @@ def test_runs_have_a_line_each_with_rate_and_objective(whole: Path, tmp_path: Pa
     assert set(stored_large_facts(tmp_path)) == {"lemma/cs", "langid/nordic", "emoji/en-fr"}
 
 
+def test_a_rate_that_is_a_text_in_the_yaml_is_packed_as_a_number(tmp_path: Path) -> None:
+    copy_sweep(tmp_path / "root")
+    path = next((tmp_path / "root" / "tiny" / "trials").rglob("record.json"))
+    record = read_json(path)
+    write_json(path, {**record, "parameters": {**record["parameters"], "learning_rate": "5e-3"}})
+    pack(tmp_path / "root", "tiny", tmp_path / "packed", rules=lambda _: ["mean"])
+    lines = pq.read_table(tmp_path / "packed" / "runs.parquet").to_pylist()
+    assert sum(line["learning_rate"] == 0.005 for line in lines) == 1
+
+
 def test_a_run_whose_queries_are_not_the_large_models_is_refused(tmp_path: Path) -> None:
     build_sweep(tmp_path / "root")
     path = next((tmp_path / "root" / "tiny" / "confirm").rglob("rows.parquet"))

@@ -274,8 +274,8 @@ def by_rate(numbers: Numbers) -> dict[str, dict[float, tuple[float, int]]]:
             own[run["task"]] = value / scale[run["task"]]
     found: dict[str, dict[float, tuple[float, int]]] = {}
     for stratum, rates in cells.items():
-        won = [counted[name]["strata"][stratum]["winner"]["parameters"].get("learning_rate") for name in counted
-               if stratum in counted[name]["strata"]]  # fmt: skip
+        winners_of = [result["strata"][stratum]["winner"] for result in counted.values() if stratum in result["strata"]]
+        won = [float(winner["parameters"]["learning_rate"]) for winner in winners_of]
         found[stratum] = {
             rate: (macro_mean([counted[name]["group"] for name in own], list(own.values())), won.count(rate))
             for rate, own in sorted(rates.items())
