@@ -263,8 +263,8 @@ def result_names(units: Sequence[TaskSpec | MixtureSpec]) -> list[str]:
 def _sweep_of(folder: Path, name: str) -> tuple[SweepSpec, TaskSpec | MixtureSpec, TaskSpec, list[TrialRecord]]:
     found = existing_sweep(folder)
     spec, units = found
-    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
     unit, task = next((unit, task) for unit in units for task in members(unit) if result_name(unit, task) == name)
+    records = [*read_records(folder, "trials", unit.task), *read_records(folder, "confirm", unit.task)]
     return spec, unit, task, [record for record in records if record.task == unit.task]
 
 

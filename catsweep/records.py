@@ -281,9 +281,9 @@ def read_record(folder: Path) -> TrialRecord | None:
         raise StorageError(f"{path} is damaged ({error}); {_AGAIN}") from None
 
 
-def read_records(sweep_folder: Path, role: Literal["trials", "confirm"]) -> list[TrialRecord]:
-    """All records of a sweep in the order of their folders."""
-    paths = sorted((sweep_folder / role).rglob("record.json"))
+def read_records(sweep_folder: Path, role: Literal["trials", "confirm"], unit: str = "") -> list[TrialRecord]:
+    """All records of a sweep, or those below the folder of a task or mixture, in the order of their folders."""
+    paths = sorted((sweep_folder / role / unit).rglob("record.json"))
     return [record for path in paths if (record := read_record(path.parent)) is not None]
 
 

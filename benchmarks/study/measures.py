@@ -141,8 +141,8 @@ def further_differences(root: Path, sweep: str, task_name: str) -> Json:
     """Paired differences of a task by quantity, reference and stratum, as `difference` of the results."""
     spec, units = existing_sweep(root / sweep)
     task = next(unit for unit in units if unit.task == task_name)
-    roles = (f"trials/{task_name}", f"confirm/{task_name}")
-    records = [record for role in roles for record in read_records(root / sweep, role) if record.task == task_name]
+    found = [record for role in ("trials", "confirm") for record in read_records(root / sweep, role, task_name)]
+    records = [record for record in found if record.task == task_name]
     answers = read_json(root / sweep / "prepared" / f"{task_name}.json")["keys"]["answers"]
     large, metric = read_rows(root / "cache" / "answers" / answers / "rows.parquet"), metric_of(task.metric_list[0])
     best = {stratum: record for (_, stratum), record in winners(records, spec).items()}
