@@ -38,6 +38,11 @@ def kind_name(kind: str) -> str:
     return KIND_NAMES.get(kind, kind.replace("_", " "))
 
 
+def in_order(kind: str) -> str:
+    """The key by which kinds are sorted."""
+    return kind_name(kind).lower()
+
+
 def styles_of(numbers: Numbers) -> dict[str, dict[str, Any]]:
     """Colour and dashes of each loss, the same in every picture."""
     return stratum_styles(all_strata(numbers.results), BASELINE)
@@ -45,7 +50,7 @@ def styles_of(numbers: Numbers) -> dict[str, dict[str, Any]]:
 
 def kinds_forest(numbers: Numbers, macro: Json, reference: str) -> Figure:
     """Differences of audc of every loss, a block for each kind, all tasks last. macro: by stratum, as compare gives it."""
-    kinds = sorted({kind for item in macro.values() for kind in item["kinds"]}, key=kind_name)
+    kinds = sorted({kind for item in macro.values() for kind in item["kinds"]}, key=in_order)
     found = []
     for kind in kinds:
         for stratum, item in macro.items():
@@ -63,7 +68,7 @@ def kinds_forest(numbers: Numbers, macro: Json, reference: str) -> Figure:
 
 def kind_curves(numbers: Numbers, strata: Sequence[str]) -> Figure:
     """Quality against cost, a panel for each kind: means over its tasks and seeds of the curves at each share of deferral."""
-    kinds = sorted({result["group"] for result in numbers.tasks}, key=kind_name)
+    kinds = sorted({result["group"] for result in numbers.tasks}, key=in_order)
     styles = styles_of(numbers)
     columns = 4
     rows = -(-(len(kinds) + 1) // columns)
@@ -136,7 +141,7 @@ def rate_figure(numbers: Numbers) -> Figure:
 
 def gap_figure(numbers: Numbers, stratum: str = CAT) -> Figure:
     """One point a task: a loss's difference of audc against how much better L is than xent's S alone."""
-    kinds = sorted({result["group"] for result in numbers.tasks}, key=kind_name)
+    kinds = sorted({result["group"] for result in numbers.tasks}, key=in_order)
     markers = ("o", "s", "^")
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.4), layout="constrained")

@@ -72,7 +72,7 @@ def study_blocks(study: Numbers, docs: Path) -> dict[str, str]:
         "limits": text.limits(study),
         "losses": text.losses(study),
         "setup": text.setup(study),
-        "to-xent": text.reference_table(study, BASELINE) + "\n\n" + text.halves(study),
+        "to-xent": text.reference_table(study, BASELINE, ("A1", "A2")) + "\n\n" + text.halves(study),
         "to-dist": text.reference_table(study, text.DISTILLATION),
         "kinds": text.kinds(study, BASELINE),
         "kinds-dist": text.kinds(study, text.DISTILLATION),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from figures import kind_name, losses_in_order
+from figures import in_order, kind_name, losses_in_order
 from measures import (
     CAT,
     CONTROL,
@@ -59,7 +59,7 @@ def code(names: Sequence[str]) -> list[str]:
 
 def primary(numbers: Numbers) -> str:
     """What was asked before the run, and its answer."""
-    kinds = sorted({kind_name(result["group"]) for result in numbers.tasks})
+    kinds = [kind_name(kind) for kind in sorted({result["group"] for result in numbers.tasks}, key=in_order)]
     verdicts = macro_verdict(numbers.summary)
     text = [f"**{verdicts[0].text}**"]
     item = numbers.summary["macro"].get(CAT)
@@ -111,17 +111,19 @@ def losses(numbers: Numbers) -> str:
 def reference_table(numbers: Numbers, reference: str, quantities: Sequence[str] = ("audc", "A1", "A2")) -> str:
     """Every loss against a reference: macro differences of audc and of its two halves."""
     found = {quantity: compared(numbers, quantity, reference)["macro"] for quantity in quantities}
-    names = [name for name in losses_in_order(numbers) if name in found["audc"]]
+    names = [name for name in losses_in_order(numbers) if name in found[quantities[0]]]
     rows = []
     for name in names:
         cells = []
         for quantity in quantities:
             item = found[quantity].get(name)
             cells += [MISSING, MISSING] if item is None else [bold_if_clear(item), p_text(item)]
-        counts = found["audc"][name]["counts"]
-        rows.append([f"`{name}`", *cells, f"{counts['won']} / {counts['tied']} / {counts['lost']}"])
+        if "audc" in quantities:
+            counts = found["audc"][name]["counts"]
+            cells.append(f"{counts['won']} / {counts['tied']} / {counts['lost']}")
+        rows.append([f"`{name}`", *cells])
     columns = [text for quantity in quantities for text in (f"{quantity} − `{reference}`", "p (Holm)")]
-    return table(["loss", *columns, "won / tied / lost"], rows)
+    return table(["loss", *columns, *(["won / tied / lost"] if "audc" in quantities else [])], rows)
 
 
 def halves(numbers: Numbers) -> str:
@@ -135,14 +137,17 @@ def halves(numbers: Numbers) -> str:
         clear = excludes_zero(item["lower"], item["upper"])
         what = "not clearly changed" if not clear else "higher" if item["value"] > 0 else "lower"
         words.append(f"{quantity} is {what} ({points_interval(item)})".replace("\u00a0", " "))
-    return f"Under `{CAT}`, against `{BASELINE}`, on the {num} tasks whose metric is a mean: {listed(words)}."
+    return (
+        f"Under `{CAT}`, against `{BASELINE}`, on the {num} tasks whose metric is a mean: {listed(words)}. The paper reports a "
+        "higher A1 and an unchanged A2."
+    )
 
 
 def kinds(numbers: Numbers, reference: str) -> str:
     """Every loss against a reference, a line for each kind."""
     macro = compared(numbers, "audc", reference)["macro"]
     names = [name for name in losses_in_order(numbers) if name in macro]
-    found = sorted({kind for item in macro.values() for kind in item["kinds"]}, key=kind_name)
+    found = sorted({kind for item in macro.values() for kind in item["kinds"]}, key=in_order)
     rows = []
     for kind in found:
         items = [macro[name]["kinds"].get(kind) for name in names]
@@ -156,7 +161,7 @@ def kind_halves(numbers: Numbers) -> str:
     references = [BASELINE, DISTILLATION]
     found = [(quantity, compared(numbers, quantity, reference)["macro"].get(CAT, {"kinds": {}})["kinds"])
              for reference in references for quantity in ("audc", "A1", "A2")]  # fmt: skip
-    names = sorted({kind for _, own in found for kind in own}, key=kind_name)
+    names = sorted({kind for _, own in found for kind in own}, key=in_order)
     rows = [
         [kind_name(kind), *(bold_if_clear(own[kind]) if kind in own else MISSING for _, own in found)] for kind in names
     ]
@@ -177,7 +182,7 @@ def limits(numbers: Numbers) -> str:
             groups[word].append(f"{kind_name(kind)} ({100 * item['value']:+.2f})".replace("-", "−"))
         parts = [f"{word} on {listed(names)}" for word, names in groups.items() if names]
         lines.append(
-            f"- By kind, `{CAT}` is {'; '.join(parts)} than `{BASELINE}` (a kind of one task has no interval)."
+            f"- By kind, `{CAT}` against `{BASELINE}`: {'; '.join(parts)}. A kind of one task has no interval."
         )
         counts = to_xent["counts"]
         lines.append(
@@ -225,7 +230,8 @@ def control(numbers: Numbers) -> str:
     word = "0 lies outside" if excludes_zero(item["lower"], item["upper"]) else "the interval holds 0"
     return (
         f"`{CONTROL}` drops as many target tokens as `{CAT}`, but at random places: {points_interval(macro[CONTROL])} against "
-        f"`{BASELINE}`. `{CAT}` minus `{CONTROL}` is {points_interval(item)} percent of the range ({word})."
+        f"`{BASELINE}`. `{CAT}` minus `{CONTROL}` is {points_interval(item)} percent of the range ({word}; "
+        f"p = {p_text(item)} after Holm's correction over the losses that are compared with `{CONTROL}`)."
     ).replace("\u00a0", " ")
 
 
@@ -271,15 +277,19 @@ def rates(numbers: Numbers) -> str:
 
 def rules(numbers: Numbers) -> str:
     """The deferral rules, training held constant."""
-    rows = []
+    rows, better = [], []
     for line in rule_lines(numbers):
+        own = line.to_mean[CAT]
+        if excludes_zero(own["lower"], own["upper"]) and own["value"] > 0:
+            better.append(f"`{line.rule}` (under which `{CAT}` minus `{BASELINE}` is {points_interval(line.gain)})")
         against = [MISSING if line.rule == "mean" else bold_if_clear(line.to_mean[name]) for name in RULE_STRATA]
         chosen = " / ".join(str(line.chosen[name]) for name in RULE_STRATA)
         rows.append([f"`{line.rule}`", str(line.num_tasks), *against, bold_if_clear(line.gain), chosen])
     first, second = RULE_STRATA
     header = ["rule", "tasks", f"− mean, `{first}`", f"− mean, `{second}`", f"`{second}` − `{first}` under it",
               "best on calibration (tasks)"]  # fmt: skip
-    return table(header, rows)
+    sentence = f"With `{CAT}`, clearly better than `mean`: {listed(better) if better else 'no rule'}."
+    return table(header, rows) + "\n\n" + sentence.replace("\u00a0", " ")
 
 
 def tasks(numbers: Numbers, flagged: dict[str, list[str]]) -> str:

@@ -168,3 +168,10 @@ def test_tasks_that_say_little_are_flagged(
     left = scripts["measures"].without(numbers, ["lemma/cs"])
     difference = next(iter(results[1]["metrics"].values()))["strata"][CAT]["difference"]["value"]
     assert left.summary["macro"][CAT]["value"] == pytest.approx(difference)
+
+
+def test_the_page_of_the_documentation_has_every_mark_and_a_block_in_each(scripts: dict[str, ModuleType]) -> None:
+    page = (REPOSITORY / "docs" / "results.md").read_text()
+    blocks = dict(re.findall(r"<!-- begin ([\w-]+) -->\n(.*?)<!-- end \1 -->", page, flags=re.DOTALL))
+    assert sorted(blocks) == sorted(scripts["page"].BLOCKS)
+    assert all(block.strip() for name, block in blocks.items() if name != "ablations")
