@@ -219,11 +219,15 @@ def _info(place: Place) -> Any:
 
 
 def _is_same(path: Path, info: Any) -> bool:
-    """Whether the mirror has this version of a file: `_download` gave it the time that it has on the store."""
-    if not path.exists():
+    """Whether the mirror has this version of a file: `_download` gave it the time that it has on the store.
+
+    Stores tell whole seconds: what came within two of its time may have been replaced since, and is not trusted.
+    """
+    if not path.exists() or info.mtime_ns is None:
         return False
     facts = path.stat()
-    return bool(facts.st_size == info.size and facts.st_mtime_ns == info.mtime_ns)
+    is_old = facts.st_ctime_ns - info.mtime_ns > 2_000_000_000
+    return bool(facts.st_size == info.size and facts.st_mtime_ns == info.mtime_ns and is_old)
 
 
 def _upload(path: Path, place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,13 @@ def make_task() -> MakeTask:
         return TaskSpec.model_validate(settings | fields)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _no_token_mode_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line lets Ray send the user's token; a cluster that a later test starts must not ask for one."""
+    if "RAY_AUTH_MODE" in os.environ:
+        monkeypatch.setenv("RAY_AUTH_MODE", os.environ["RAY_AUTH_MODE"])
+    else:
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        monkeypatch.delenv("RAY_AUTH_MODE")

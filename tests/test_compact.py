@@ -16,7 +16,7 @@ from catsweep.cascade.order import hash_ids
 from catsweep.compact import pack, stored_large_facts, unpack
 from catsweep.curves import compute_task, result_names, results_on_storage, summarise
 from catsweep.errors import StorageError
-from catsweep.records import existing_sweep, read_json, read_records, read_rows, write_json
+from catsweep.records import existing_sweep, read_json, read_record, read_records, read_rows, write_json, write_record
 from catsweep.spec.base import Json
 
 RULES = ["mean", "max"]
@@ -71,6 +71,8 @@ def _with_ties(path: Path) -> None:
     column = rows.column_names.index("token_logprobs")
     values = pa.array(coarse, rows.schema.field(column).type)
     pq.write_table(rows.set_column(column, rows.schema.field(column), values), path)
+    if (record := read_record(path.parent)) is not None:
+        write_record(path.parent, record)  # its seal is that of the new rows
 
 
 def test_results_of_a_packed_sweep_are_those_of_the_whole_one(whole: Path, tmp_path: Path) -> None:
@@ -137,6 +139,9 @@ def test_a_run_whose_queries_are_not_the_large_models_is_refused(tmp_path: Path)
     path = next((tmp_path / "root" / "tiny" / "confirm").rglob("rows.parquet"))
     rows = read_rows(path)
     pq.write_table(rows.slice(0, rows.num_rows - 1), path)
+    record = read_record(path.parent)
+    assert record is not None
+    write_record(path.parent, record)
     with pytest.raises(StorageError, match="differ"):
         pack(tmp_path / "root", "tiny", tmp_path / "packed", rules=lambda _: ["mean"])
 
@@ -144,6 +149,6 @@ def test_a_run_whose_queries_are_not_the_large_models_is_refused(tmp_path: Path)
 def test_a_sweep_that_has_no_confirmed_runs_is_refused(tmp_path: Path) -> None:
     copy_sweep(tmp_path / "root")
     for path in (tmp_path / "root" / "tiny" / "confirm").rglob("record.json"):
-        write_json(path, {**read_json(path), "status": "failed"})
+        write_json(path, {**read_json(path), "status": "failed", "seal": None})
     with pytest.raises(StorageError, match="no confirmed runs"):
         pack(tmp_path / "root", "tiny", tmp_path / "packed", rules=lambda _: ["mean"])

@@ -37,7 +37,7 @@ def test_without_a_cluster_it_says_that_it_could_not_look(make_sweep: MakeSweep)
 
 def make_plan(**fields: Any) -> Plan:
     empty: dict[str, Any] = dict.fromkeys(TaskPlan.__dataclass_fields__, 0.0)
-    return Plan("tiny", ["xent"], [10], 1, 1, [TaskPlan(**{**empty, **fields})], [], {})
+    return Plan("tiny", ["xent"], [10], 1, 1, [TaskPlan(**{**empty, **fields})], [], [], {})
 
 
 def test_hours_are_flops_over_what_accelerators_reach(make_sweep: MakeSweep, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from catsweep.errors import CatsweepError
 from catsweep.spec.load import check_sweep, load_task, search_spaces_folder
 from catsweep.spec.yaml import MAX_BYTES, apply_override, parse_yaml
 
-MAX_SECONDS = 10.0
+MAX_SECONDS = 60
 MAX_GROWTH_KIB = 1_000_000
 SLOW = ("offline.yaml", "study.yaml")
 """Sweeps whose task lists take seconds to read."""

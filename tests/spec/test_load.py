@@ -32,9 +32,6 @@ BROKEN = [
     ("name: good", "name: ../../etc", "F:1: name: found '../../etc'; expected String should match pattern"),
     ("training: {steps: 100}", "training: {stebs: 100}", "F:5: training.stebs: found unknown key 'stebs'; expected one of"),
     ("training: {steps: 100}", "training: {stebs: 100}", "F:5: training.steps: found nothing; expected a value (Optimiser steps)"),
-    ("training: {steps: 100}", "training: {steps: 100}\nresources: {num_workers: 2, gpus_per_worker: 0.5}", "F:6: resources.gpus_per_worker: found 0.5 GPUs a worker with num_workers: 2; expected a whole number of GPUs"),
-    ("training: {steps: 100}", "training: {steps: 100}\nresources: {large: {gpus_per_worker: 1.5}}", "F:6: resources.large.gpus_per_worker: found 1.5 GPUs a worker; expected a whole number of GPUs, or a fraction below one"),
-    ("some/model", "https://me:hunter2@hub/model", "F:4: large.pretrained: found a URI with a password; expected none in a file"),
     ("training: {steps: 100}", "training: {steps: 0}", "F:5: training.steps: found 0; expected greater than or equal to 1"),
     ("training: {steps: 100}", "training: {steps: many}", "F:5: training.steps: found 'many'; expected a valid integer"),
     ("kind: char", "kind: charr", "F:3: small.tokenizer.kind: found kind 'charr'; expected kind: one of byte, char, bpe. Did you mean 'char'?"),
@@ -54,6 +51,9 @@ BROKEN = [
     ("emoji/en-fr", "tasks/none.yaml", "F:2: tasks.0: found 'tasks/none.yaml', no such file; expected a task file; paths are relative to "),
     ("learning_rate: {space: loguniform, lower: 1e-5, upper: 1e-3}", "steps: {space: randint, lower: 5, upper: 9}", "F:8: search.space.steps: found the field 'steps'; expected a field other"),
     ("learning_rate: {", "lerning_rate: {", "F:8: search.space.lerning_rate: found unknown key 'lerning_rate'; expected one of"),
+    ("training: {steps: 100}", "training: {steps: 100}\nresources: {num_workers: 2, gpus_per_worker: 0.5}", "F:6: resources.gpus_per_worker: found 0.5 GPUs a worker with num_workers: 2; expected a whole number of GPUs"),
+    ("training: {steps: 100}", "training: {steps: 100}\nresources: {large: {gpus_per_worker: 1.5}}", "F:6: resources.large.gpus_per_worker: found 1.5 GPUs a worker; expected a whole number of GPUs, or a fraction below one"),
+    ("some/model", "https://me:hunter2@hub/model", "F:4: large.pretrained: found a URI with a password; expected none in a file"),
 ]  # fmt: skip
 
 
