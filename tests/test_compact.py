@@ -128,7 +128,7 @@ def test_a_rate_that_is_a_text_in_the_yaml_is_packed_as_a_number(tmp_path: Path)
     copy_sweep(tmp_path / "root")
     path = next((tmp_path / "root" / "tiny" / "trials").rglob("record.json"))
     record = read_json(path)
-    write_json(path, {**record, "parameters": {**record["parameters"], "learning_rate": "5e-3"}})
+    write_json(path, {**record, "seal": None, "parameters": {**record["parameters"], "learning_rate": "5e-3"}})
     pack(tmp_path / "root", "tiny", tmp_path / "packed", rules=lambda _: ["mean"])
     lines = pq.read_table(tmp_path / "packed" / "runs.parquet").to_pylist()
     assert sum(line["learning_rate"] == 0.005 for line in lines) == 1
