@@ -21,7 +21,8 @@ from measures import (
 
 from catsweep.comparing import ALPHA
 from catsweep.report.comparison import macro_rows, percent_interval, points_interval, spent_rows
-from catsweep.report.tables import MISSING, excludes_zero, large_not_better, results_table
+from catsweep.report.gain import GAIN_NOTE, gain_rows
+from catsweep.report.tables import MISSING, excludes_zero
 from catsweep.report.verdicts import macro_verdict
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
@@ -404,12 +405,15 @@ def ablation(name: str, numbers: Numbers) -> str:
         ]
         parts += ["", "The chain of three minus the pair of models that is best on calibration, at a share of L's cost:", "",
                   table(["loss", "cost", "tasks", "quality, % of the range"], rows)]  # fmt: skip
+    gains = gain_rows([], numbers.summary)
+    if gains:
+        rows = [
+            [f"`{row.stratum}`", row.measure, *(f"**{cell}**" if kind else cell for cell, kind in row.cells)]
+            for row in gains
+        ]
+        header = ["filter", "of", "gain", "noise removed", "easier tokens", "rest"]
+        parts += ["", GAIN_NOTE, "", table(header, rows).replace("\u00a0", " ")]
     return "\n".join(parts)
-
-
-def large_is_no_better(numbers: Numbers) -> str:
-    """A sentence where deferring cannot pay."""
-    return " ".join(large_not_better(results_table(numbers.results, numbers.summary)))
 
 
 def saved(numbers: Numbers) -> str:

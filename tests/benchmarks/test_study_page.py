@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,6 +156,18 @@ def test_an_ablation_has_a_section_where_its_rows_exist_and_none_elsewhere(
     page = (tmp_path / "docs" / "results.md").read_text()
     assert page.count("## Ablations") == 1
     assert "### Filters" in page
+
+
+def test_a_sweep_with_label_noise_shows_what_the_gain_is_made_of(
+    drawn: tuple[Path, Any, list[Json], Json], scripts: dict[str, ModuleType]
+) -> None:
+    numbers = drawn[1]
+    assert "Noise removed" not in scripts["text"].ablation("noise", numbers)
+    part = {"value": 0.02, "lower": 0.01, "upper": 0.03}
+    split = {"num_tasks": 8, **dict.fromkeys(("gain", "noise", "easier", "rest"), part)}
+    summary = {**numbers.summary, "gain_splits": {CAT: {"audc": split, "quality_small": split}}}
+    section = scripts["text"].ablation("noise", replace(numbers, summary=summary))
+    assert f"| `{CAT}` | audc | **+2.00 [+1.00, +3.00]** | **+2.00 [+1.00, +3.00]** |" in section
 
 
 def test_tasks_that_say_little_are_flagged(
