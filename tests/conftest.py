@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from synthetic import TINY_LLAMA
 
 from catsweep.spec.load import Sweep, load_sweep
 from catsweep.spec.task import TaskSpec
 
 MakeTask = Callable[..., TaskSpec]
 
-TINY_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 TINY_T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16}
 
 REVERSE_TASK = """\

@@ -28,6 +28,16 @@ from catsweep.spec.load import Sweep, load_sweep
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
 
+TINY_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+"""The config of a model that trains in a blink."""
+
+
 SWEEP_YAML = """
 name: tiny
 tasks: [lemma.yaml, nordic.yaml, emoji.yaml]

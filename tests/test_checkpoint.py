@@ -8,19 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from faults import DAMAGES, full_disk
+from synthetic import TINY_LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from catsweep.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from catsweep.errors import is_out_of_space
 from catsweep.models import TargetLogits
-
-TINY_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 
 
 def model(seed: int = 0) -> tuple[TargetLogits, torch.optim.Optimizer]:

@@ -80,6 +80,7 @@ def test_results_of_a_packed_sweep_are_those_of_the_whole_one(whole: Path, tmp_p
     pack(whole, "tiny", tmp_path / "packed", rules=lambda _: RULES)
     name = unpack(tmp_path / "packed", tmp_path / "root", rules=RULES)
     found, found_summary = recomputed(tmp_path / "root", name)
+    assert [result["task"] for result in found] == [result["task"] for result in results]
     same(plain(found), plain(results))
     same(plain(found_summary), plain(summary))
 

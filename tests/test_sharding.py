@@ -120,15 +120,16 @@ def test_a_pair_in_shards_goes_the_whole_way_as_on_one_rank(make_sweep: Callable
     tied = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
             "num_attention_heads": 2, "tie_word_embeddings": True}  # fmt: skip
     small = {"config": tied, "tokenizer": {"kind": "char"}}
-    adapters = {"lora": {"r": 4, "target_modules": "all-linear"}}  # of the second pair
+    # Of the second pair. At 1e-2 rounding alone moves its answers by 1e-4: micro-batches on one rank do too.
+    adapters = {"lora": {"r": 4, "target_modules": "all-linear"}}
     finetune = {"steps": 10, "batch_size": 16, "learning_rate": 1e-2}
     few = {"max_train_rows": 101, "max_evaluation_rows": 45}  # shares of different size
     sweeps = [
         make_sweep(
             tasks=(task,), small=small, data=few, large={"config": tied, "finetune": {**finetune, **lora}},
-            training={"steps": 12, "batch_size": 16, "learning_rate": 1e-2, **lora},
+            training={"steps": 12, "batch_size": 16, "learning_rate": rate, **lora},
         )
-        for task, lora in (("reverse.yaml", {}), ("parity.yaml", adapters))
+        for task, rate, lora in (("reverse.yaml", 1e-2, {}), ("parity.yaml", 1e-3, adapters))
     ]  # fmt: skip
     mp.spawn(_flow_rank, args=(tmp_path, sweeps), nprocs=2)
     for number, sweep in enumerate(sweeps):
@@ -147,7 +148,9 @@ def test_a_pair_in_shards_goes_the_whole_way_as_on_one_rank(make_sweep: Callable
             for column in ("id", "split", "output", "num_output_tokens"):
                 assert rows[0][column].to_pylist() == rows[1][column].to_pylist()
             for column, values in _columns(rows[0]).items():
-                np.testing.assert_allclose(values, _columns(rows[1])[column], rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(
+                    values, _columns(rows[1])[column], rtol=2e-4, atol=2e-5, err_msg=f"{name} {column}"
+                )
         records = [read_record(root / "trial") for root in (alone, two)]
         assert records[0] is not None
         assert records[1] is not None

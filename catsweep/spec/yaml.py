@@ -22,6 +22,8 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 """More nodes than this, aliases expanded, is no settings file but an attack (a "YAML bomb")."""
+MAX_PROBLEMS = 100
+"""Problems of one validation that are worded; of the rest the number is told."""
 
 
 @dataclass
@@ -238,13 +240,17 @@ def validation_problems(
     from, as paths in the document.
     """
     problems = []
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MAX_PROBLEMS]:
         keys, spec, field_name = _walk(root, detail)
         shown = prefix + keys
         if origin is not None:
             deepest = next(keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in origin)
             shown = origin[deepest] + keys[len(deepest) :]
         problems.append(_problem(detail, document, shown, spec, field_name))
+    if (more := len(details) - MAX_PROBLEMS) > 0:
+        expected = f"the first {MAX_PROBLEMS} mended, which may mend these"
+        problems.append(Problem(str(document.path), dotted(prefix), f"{more:,} more problems", expected))
     return problems
 
 

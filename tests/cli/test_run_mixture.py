@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_LLAMA
+from synthetic import TINY_LLAMA
 from test_run import catsweep, mlflow_runs, wait_for
 
 from catsweep.records import read_json, read_records, read_rows

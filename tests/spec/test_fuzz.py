@@ -19,7 +19,7 @@ from catsweep.errors import CatsweepError
 from catsweep.spec.load import check_sweep, load_task, search_spaces_folder
 from catsweep.spec.yaml import MAX_BYTES, apply_override, parse_yaml
 
-MAX_SECONDS = 60
+MAX_SECONDS = 10.0
 MAX_GROWTH_KIB = 1_000_000
 SLOW = ("offline.yaml", "study.yaml")
 """Sweeps whose task lists take seconds to read."""
@@ -144,8 +144,8 @@ def load(folder: Path, text: str) -> None:
     assert time.process_time() - started < MAX_SECONDS, text[:500]
 
 
-def fuzz(folder: Path, number: int, *, derandomize: bool) -> None:
-    """Load so many texts. Asserts that the process has not grown by much."""
+def fuzz(folder: Path, number: int, *, derandomize: bool) -> int:
+    """Load so many texts. Returns by how many KiB the process has grown at its largest."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     @settings(
@@ -157,14 +157,14 @@ def fuzz(folder: Path, number: int, *, derandomize: bool) -> None:
         load(folder, text)
 
     one()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MAX_GROWTH_KIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 def test_some_hundred_texts_load_or_are_refused(tmp_path: Path) -> None:
-    fuzz(tmp_path, 200, derandomize=True)
+    assert fuzz(tmp_path, 200, derandomize=True) < MAX_GROWTH_KIB
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_ten_thousand_texts_load_or_are_refused(tmp_path: Path) -> None:
-    fuzz(tmp_path, 10_000, derandomize=False)
+    assert fuzz(tmp_path, 10_000, derandomize=False) < MAX_GROWTH_KIB

@@ -89,6 +89,13 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert len(problems(write(tmp_path, text))) == 5
 
 
+def test_of_very_many_mistakes_the_first_hundred_are_worded(tmp_path: Path) -> None:
+    found = problems(write(tmp_path, GOOD + "".join(f"k{n}: 1\n" for n in range(2130))))
+    assert len(found) == 101
+    assert found[99].startswith("F:113: k99: found unknown key 'k99'")
+    assert found[100] == "F: found 2,030 more problems; expected the first 100 mended, which may mend these"
+
+
 def test_a_typo_gets_a_hint(tmp_path: Path) -> None:
     found = problems(write(tmp_path, GOOD.replace("steps: 100", "stepps: 100")))
     assert any(problem.endswith("Did you mean 'steps'?") for problem in found)
