@@ -170,7 +170,8 @@ def test_the_optimism_of_a_signal_on_seen_data_is_measured(make_sweep: MakeSweep
     prepared = load_prepared(tmp_path, "tiny", "made/reverse")
     assert prepared.large_model is not None
     train, validation = (ranks(prepared, sweep, prepared.large_model, split) for split in ("train", "validation"))
-    (warning,) = [text for text in facts["warnings"] if "unseen_signal" in text]
+    warning, near_chance = facts["warnings"]  # this large model is not trained to get whole answers right
+    assert "NEAR CHANCE" in near_chance
     assert (
         f"{np.mean(train == 0):.1%} of the target tokens right, on validation {np.mean(validation == 0):.1%}" in warning
     )
