@@ -116,8 +116,6 @@ def size(path: Path) -> int:
 
 def check_space(root: Path, sweep: str, needed_bytes: float) -> None:
     """Raises StorageError where the disk of the root has no room for what is still missing of so many bytes."""
-    if storage.place_of(root) is not None:  # a store has no end; what lies in a mirror is a part of it
-        return
     missing, free = needed_bytes - bytes_on_storage(root, sweep), free_bytes(root)
     if missing > free:
         raise StorageError(

@@ -171,9 +171,8 @@ def _failure(error: BaseException) -> dict[str, str]:
     if is_out_of_space(error):
         return {"failure": "no_space", "error": str(error)}
     text = str(error) if isinstance(error, CatsweepError) else "".join(traceback.format_exception(error))
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, which is not imported here
+    # OutOfMemoryError is torch's, which is not imported here.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         text = (
             f"{text.rstrip()}\nout of memory; lower training.micro_batch_size or resources.evaluation_batch_size, or give "
             "a trial more of the machine (resources.cpus_per_worker, gpus_per_worker)"
