@@ -4,7 +4,7 @@ BIN := .venv/bin
 ABLATIONS := $(basename $(notdir $(wildcard search_spaces/ablations/*.yaml)))
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help quickstart study study-all results test test-all lint mlflow-ui docs pictures clean
+.PHONY: help quickstart study study-all results bench test test-all lint mlflow-ui docs pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -42,6 +42,12 @@ lint: .venv/installed
 
 mlflow-ui: .venv/installed  ## serve the MLflow page of $CATSWEEP_HOME (default ~/catsweep) on 127.0.0.1:5000
 	MLFLOW="$(CURDIR)/$(BIN)/mlflow" mlflow/start.sh
+
+bench: .venv/installed  ## measure the speed beside that of peers: benchmarks/results.md
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
+	for part in $(filter-out measure page,$(basename $(notdir $(wildcard benchmarks/speed/*.py)))); do \
+		$(BIN)/python benchmarks/speed/$$part.py || exit 1; done
+	$(BIN)/python benchmarks/speed/page.py
 
 docs: .venv/installed  ## write docs/yaml.md from the specs and docs/tasks.md from the task files
 	$(BIN)/python -m catsweep.cli.reference > docs/yaml.md

@@ -1,0 +1,48 @@
+"""benchmarks/results.md from the figures in benchmarks/results/: `python benchmarks/speed/page.py`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+from measure import RESULTS
+
+HEAD = """# Benchmarks
+
+`make bench` measures all of this again; each part's command measures that part. Peers come from
+`pip install -e '.[benchmarks]'` and are used the way their documentation shows. A ratio is the peer's figure divided by ours,
+the median of pairs taken in turn in one run, with the smallest and the largest; more is better for us.
+[docs/performance.md](../docs/performance.md) says what bounds each figure, and what was tried and dropped.
+"""
+ORDER = ("step", "memory", "padding", "choices", "generation", "large_pass", "curves", "sweep", "scale", "packed")
+
+
+def main() -> None:
+    """Write the page."""
+    parts = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    known = [name for name in ORDER if name in parts] + sorted(set(parts) - set(ORDER))
+    text = HEAD
+    for name in known:
+        part = parts[name]
+        versions = ", ".join(f"{package} {version}" for package, version in part["versions"].items())
+        text += (
+            f"\n## {name.replace('_', ' ').capitalize()}\n\n`{part['command']}` on {part['machine']}; {versions}.\n\n"
+        )
+        text += "| measurement | ours | peer | unit | ratio (min-max) | demanded | peer, notes |\n|---|--:|--:|---|--:|---|---|\n"
+        for row in part["rows"]:
+            notes = row["peer_name"] + (f". {row['note']}" if row["note"] else "")
+            text += (
+                f"| {row['what']} | {row['ours']:.4g} | {row['peer']:.4g} | {row['unit']} | {ratio(row['ratios'])} "
+                f"| {row['target']} | {notes} |\n"
+            )
+    (RESULTS.parent / "results.md").write_text(text)
+
+
+def ratio(values: list[float]) -> str:
+    """The median of some pairs, and their range."""
+    middle = f"{statistics.median(values):.3g}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
+
+
+if __name__ == "__main__":
+    main()
