@@ -25,7 +25,8 @@ from catsweep.spec.base import digest
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.teacher import SignalArrays, read_arrays
-from catsweep.train import MixedData, Workers, barrier, first_rank_says
+from catsweep.train import MixedData
+from catsweep.workers import Workers, barrier, first_rank_says
 
 
 @dataclass(frozen=True)

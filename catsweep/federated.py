@@ -32,16 +32,8 @@ from catsweep.spec.model import SmallSpec
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.training import CatDistLoss, DistLoss
 from catsweep.teacher import load_signal
-from catsweep.train import (
-    TrainingData,
-    current_workers,
-    frozen_copy,
-    judges_by_initial,
-    mix_seed,
-    readable,
-    train_part,
-    was_evaluated,
-)
+from catsweep.train import TrainingData, frozen_copy, judges_by_initial, mix_seed, readable, train_part, was_evaluated
+from catsweep.workers import current_workers
 
 Weights = dict[str, Tensor]
 """Parameters and saved buffers by name, on the CPU, shared ones once."""

@@ -52,17 +52,8 @@ from catsweep.teacher import (
     signal_summary,
     teacher_pass,
 )
-from catsweep.train import (
-    MixedData,
-    TrainingData,
-    Workers,
-    barrier,
-    device_name,
-    first_rank_says,
-    peak_memory_bytes,
-    share_of,
-    train,
-)
+from catsweep.train import MixedData, TrainingData, train
+from catsweep.workers import Workers, barrier, device_name, first_rank_says, peak_memory_bytes, share_of
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
 

@@ -29,7 +29,8 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import StoredExamples
 from catsweep.tasks.fingerprint import unit_fingerprint
-from catsweep.train import MixedData, Workers, barrier, current_workers
+from catsweep.train import MixedData
+from catsweep.workers import Workers, barrier, current_workers
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,7 @@ from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.fingerprint import unit_fingerprint
-from catsweep.train import (
-    Workers,
-    barrier,
-    current_workers,
-)
+from catsweep.workers import Workers, barrier, current_workers
 
 
 @dataclass(frozen=True)

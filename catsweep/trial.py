@@ -55,16 +55,8 @@ from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import CatDistLoss, CatXentLoss, DistLoss, LossSpec
 from catsweep.teacher import any_of, load_signal
 from catsweep.tensors import TeacherSignal
-from catsweep.train import (
-    MixedData,
-    TrainingData,
-    Workers,
-    current_workers,
-    device_name,
-    peak_memory_bytes,
-    share_of,
-    train,
-)
+from catsweep.train import MixedData, TrainingData, train
+from catsweep.workers import Workers, current_workers, device_name, peak_memory_bytes, share_of
 
 Report = Callable[[StepMetrics], None]
 """The whole border to the tuner. It may end the trial by raising; then rows and record are the caller's business."""

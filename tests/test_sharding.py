@@ -28,8 +28,8 @@ from catsweep.spec.filters import SoftFilter
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import DDP, ParallelSpec, TrialSpec, WorkerSpec
 from catsweep.spec.training import CatXentLoss
-from catsweep.train import Workers, current_workers, share_of
 from catsweep.trial import run_trial
+from catsweep.workers import Workers, current_workers, share_of
 
 FSDP = ParallelSpec(kind="fsdp")
 MEMORY = {"gradient_checkpointing": True, "micro_batch_size": 4}

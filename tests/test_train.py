@@ -30,7 +30,8 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
-from catsweep.train import BatchOrder, MixedData, TrainingData, Workers, learning_rate, train
+from catsweep.train import BatchOrder, MixedData, TrainingData, learning_rate, train
+from catsweep.workers import Workers
 
 CONFIG = {
     "model_type": "llama",
