@@ -19,6 +19,7 @@ from catsweep.encode import Encoder
 from catsweep.errors import DataError
 from catsweep.models import Architecture
 from catsweep.noise import Units, changed_tokens, noisy_label, noisy_tokens
+from catsweep.packing import pack_rows
 from catsweep.records import MANIFEST, building, is_complete, read_json
 from catsweep.spec.noise import LabelNoise
 from catsweep.spec.sweep import CLEAN_TRAIN
@@ -296,13 +297,15 @@ def collate(
     pad_id: int,
     start_id: int | None,
     teacher: TeacherSignal | None = None,
+    pack: bool = False,
 ) -> Batch:
     """A training micro-batch of the examples `indices`, padded on the right.
 
     start_id: first token of an encoder-decoder's decoder. teacher: the signal of all target tokens of the split, of
-    which this batch's are taken.
+    which this batch's are taken. pack: put several examples into a row (see catsweep.packing); a decoder's alone.
     """
-    return collate_parts([(data, indices, teacher)], architecture=architecture, pad_id=pad_id, start_id=start_id)
+    parts = [(data, indices, teacher)]
+    return collate_parts(parts, architecture=architecture, pad_id=pad_id, start_id=start_id, pack=pack)
 
 
 def collate_parts(
@@ -311,12 +314,17 @@ def collate_parts(
     architecture: Architecture,
     pad_id: int,
     start_id: int | None,
+    pack: bool = False,
 ) -> Batch:
     """A training micro-batch of examples of several splits behind one another, each with the signal of its own split;
     see `collate`."""
     prompts = [data.prompts[index] for data, indices, _ in parts for index in indices]
     targets = [data.targets[index] for data, indices, _ in parts for index in indices]
-    batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
+    lengths = [len(prompt) + len(target) - 1 for prompt, target in zip(prompts, targets, strict=True)]
+    if pack and (rows := pack_rows(lengths)) is not None:
+        batch = packed_batch(prompts, targets, rows, pad_id=pad_id)
+    else:
+        batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
     masks = [data.injected[data.target_places(indices)] for data, indices, _ in parts if data.injected is not None]
     if masks:
         batch = replace(batch, injected_N=torch.from_numpy(np.concatenate(masks)))
@@ -363,14 +371,56 @@ def sequence_batch(
         assert start_id is not None
         input_ids, mask = _pad(prompts, pad_id)
         decoder_ids, _ = _pad([np.concatenate([[start_id], target[:-1]]) for target in targets], pad_id)
-        target_mask = torch.arange(decoder_ids.shape[1])[None] < torch.from_numpy(lengths)[:, None]
-        return Batch(input_ids, mask, target_mask, target_ids, decoder_input_ids_BT=decoder_ids)
-    # The logits behind the last prompt token predict the first target token; those behind the last one nothing.
-    input_ids, mask = _pad([np.concatenate([p, t[:-1]]) for p, t in zip(prompts, targets, strict=True)], pad_id)
-    first = torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
-    position = torch.arange(input_ids.shape[1])[None]
-    target_mask = (position >= first) & (position < first + torch.from_numpy(lengths)[:, None])
-    return Batch(input_ids, mask, target_mask, target_ids)
+        places = places_of(np.arange(len(targets)) * decoder_ids.shape[1], lengths)
+        return Batch(input_ids, mask, places, target_ids, decoder_input_ids_BT=decoder_ids)
+    input_ids, mask = _pad([read_tokens(p, t) for p, t in zip(prompts, targets, strict=True)], pad_id)
+    before = np.array([len(prompt) - 1 for prompt in prompts])
+    first = np.arange(len(prompts)) * input_ids.shape[1] + before
+    return Batch(input_ids, mask, places_of(first, lengths), target_ids)
+
+
+def packed_batch(
+    prompts: Sequence[NDArray[np.int32]],
+    targets: Sequence[NDArray[np.int32]],
+    rows: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+) -> Batch:
+    """A decoder's batch of prompt-target pairs with the examples of each row one behind another. Target tokens keep the
+    order of the examples."""
+    texts = [read_tokens(p, t) for p, t in zip(prompts, targets, strict=True)]
+    width = max(sum(len(texts[index]) for index in row) for row in rows)
+    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    positions = np.zeros_like(input_ids)
+    first = np.empty(len(texts), dtype=np.int64)
+    for number, row in enumerate(rows):
+        start = 0
+        for index in row:
+            end = start + len(texts[index])
+            input_ids[number, start:end] = texts[index]
+            positions[number, start:end] = np.arange(end - start)
+            first[index] = number * width + start + len(prompts[index]) - 1
+            start = end
+        positions[number, start:] = np.arange(width - start)  # padding, an example of its own
+    return Batch(
+        torch.from_numpy(input_ids),
+        None,
+        places_of(first, np.array([len(target) for target in targets])),
+        torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        position_ids_BS=torch.from_numpy(positions),
+    )
+
+
+def read_tokens(prompt: NDArray[np.int32], target: NDArray[np.int32]) -> NDArray[np.int32]:
+    """What a decoder reads of an example: nothing follows the last target token."""
+    return np.concatenate([prompt, target[:-1]])
+
+
+def places_of(first: IntArray, lengths: IntArray) -> torch.Tensor:
+    """The positions of target tokens: of each example `lengths` behind one another, from `first` on. Of a decoder, the logits
+    behind the last prompt token predict the first target token."""
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return torch.from_numpy(np.repeat(first, lengths) + within)
 
 
 def _pad(rows: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

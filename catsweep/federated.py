@@ -139,6 +139,7 @@ def run_client(job: ClientJob, weights: Weights) -> ClientUpdate:
     module = _module(_as_key(job.spec), job.site.data / "tokenizer").to(workers.device)
     module.fast = job.fast
     set_weights(module, weights)
+    data = data.packed_for(module)
     initial = None
     if judges_by_initial(job.spec.training):  # as the trial built it: the shared weights have moved on since
         tokenizer = _tokenizer(job.site.data / "tokenizer")

@@ -157,6 +157,7 @@ class LargeModel:
         work.mkdir(parents=True, exist_ok=True)
         storage.get_folder(work)  # another node may have begun it
         module = self.module(None, data)
+        data = data.packed_for(module)
         if finetune.lora is not None:
             add_adapters(module.model, finetune.lora, seed=finetune.seed)
         train(

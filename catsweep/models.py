@@ -271,7 +271,7 @@ class TargetLogits(nn.Module):
                 decoder_input_ids=batch.decoder_input_ids_BT,
                 use_cache=False,
             ).logits
-            return logits_BTV[batch.target_mask].float()  # type: ignore[no-any-return]
+            return _at(batch.target_places_N, logits_BTV).float()
         if self.fast and not head:
             return self._hidden(batch)
         return self._fast(batch) if self.fast else self._own(batch)
@@ -292,21 +292,19 @@ class TargetLogits(nn.Module):
 
     def _own(self, batch: Batch) -> Tensor:
         """The model's own logits, from the first column on that holds a target position of any example."""
-        first = int(batch.target_mask.any(0).nonzero()[0]) if self._keeps else 0
-        keep = {"logits_to_keep": batch.target_mask.shape[1] - first} if self._keeps else {}
-        output = self.model(
-            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False, **keep
-        )
-        return output.logits[batch.target_mask[:, first:]].float()  # type: ignore[no-any-return]
+        width = batch.input_ids_BS.shape[1]
+        first = int((batch.target_places_N % width).min()) if self._keeps else 0
+        keep = {"logits_to_keep": width - first} if self._keeps else {}
+        logits_BCV = self.model(**_inputs(batch), use_cache=False, **keep).logits
+        rows_N, columns_N = batch.target_places_N // width, batch.target_places_N % width - first
+        return logits_BCV[rows_N, columns_N].float()  # type: ignore[no-any-return]
 
     def _fast(self, batch: Batch) -> Tensor:
         return self._head(self._hidden(batch))
 
     def _hidden(self, batch: Batch) -> Tensor:
-        hidden_BSD = self.model.base_model(
-            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, use_cache=False
-        ).last_hidden_state
-        return hidden_BSD[batch.target_mask]  # type: ignore[no-any-return]
+        hidden_BSD = self.model.base_model(**_inputs(batch), use_cache=False).last_hidden_state
+        return _at(batch.target_places_N, hidden_BSD)
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden_ND).float()  # type: ignore[no-any-return]
@@ -333,12 +331,44 @@ class TargetLogits(nn.Module):
         except (AttributeError, TypeError):
             self.fast = False
         else:
-            tolerance = 1e-4 if self.model.dtype == torch.float32 else 3e-2
-            self.fast = own.shape == fast.shape and bool((own - fast).abs().max() <= tolerance * own.abs().max())
+            self.fast = self._are_alike(own, fast)
         finally:
             head.weight.div_(factor)
             self.model.train(training)
         return self.fast
+
+    @torch.no_grad()
+    def reads_packed(self, padded: Batch, packed: Batch) -> bool:
+        """Whether the model gives packed examples the logits that it gives each in a row of its own: it must take positions,
+        and keep the examples of a row apart. Models with a recurrent state do not."""
+        if padded.decoder_input_ids_BT is not None or not self.fast:
+            return False
+        training = self.model.training
+        self.model.eval()
+        try:
+            own, other = (self(to_device(batch, self.model.device)) for batch in (padded, packed))
+        except (TypeError, ValueError, NotImplementedError):
+            return False
+        finally:
+            self.model.train(training)
+        return self._are_alike(own, other)
+
+    def _are_alike(self, own: Tensor, other: Tensor) -> bool:
+        tolerance = 1e-4 if self.model.dtype == torch.float32 else 3e-2
+        return own.shape == other.shape and bool((own - other).abs().max() <= tolerance * own.abs().max())
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    """A decoder's inputs. transformers sees from the positions alone that a row holds several examples."""
+    if batch.position_ids_BS is not None:
+        return {"input_ids": batch.input_ids_BS, "position_ids": batch.position_ids_BS}
+    assert batch.attention_mask_BS is not None
+    return {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+
+
+def _at(places_N: Tensor, values_BSX: Tensor) -> Tensor:
+    """The vectors at some positions, counted through all rows."""
+    return values_BSX.flatten(0, 1).index_select(0, places_N)
 
 
 def checkpoint_activations(module: TargetLogits) -> None:
@@ -358,16 +388,19 @@ def checkpoint_activations(module: TargetLogits) -> None:
 
 
 def _excerpt(batch: Batch, *, num_positions: int) -> Batch:
-    """The last positions of each example of a decoder's batch, at most `num_positions`, without padding."""
+    """The last positions of each example of a decoder's padded batch, at most `num_positions`, without padding."""
+    assert batch.attention_mask_BS is not None
     lengths_B = batch.attention_mask_BS.sum(1)
     width = min(num_positions, int(lengths_B.min()))
-    places_BW = lengths_B[:, None] - width + torch.arange(width, device=lengths_B.device)
-    kept_BS = torch.zeros_like(batch.target_mask).scatter(1, places_BW, True)
-    kept_N = kept_BS[batch.target_mask]
+    first_B = lengths_B - width
+    places_BW = first_B[:, None] + torch.arange(width, device=lengths_B.device)
+    rows_N = batch.target_places_N // batch.input_ids_BS.shape[1]
+    columns_N = batch.target_places_N % batch.input_ids_BS.shape[1] - first_B[rows_N]
+    kept_N = columns_N >= 0
     return Batch(
         input_ids_BS=batch.input_ids_BS.gather(1, places_BW),
         attention_mask_BS=batch.attention_mask_BS.gather(1, places_BW),
-        target_mask=batch.target_mask.gather(1, places_BW),
+        target_places_N=(rows_N * width + columns_N)[kept_N],
         target_ids_N=batch.target_ids_N[kept_N],
     )
 

@@ -1,6 +1,6 @@
 """The tensors that travel between data, models, losses and filters, and the legend of their axes.
 
-B  examples of a micro-batch
+B  rows of a micro-batch: examples, or several examples packed into each
 S  tokens of the model's input (decoder: prompt and target; encoder-decoder: prompt), padded
 T  tokens of the decoder's input of an encoder-decoder, padded
 N  target tokens of a micro-batch, all examples behind one another, no padding
@@ -38,17 +38,21 @@ class Batch:
     """A micro-batch of training examples.
 
     input_ids_BS, attention_mask_BS: int64. decoder_input_ids_BT: int64, encoder-decoder only.
-    target_mask: bool, BS for a decoder and BT for an encoder-decoder: positions whose logits predict a target token,
-    in the order of target_ids_N (int64). injected_N: bool, which target tokens label noise has replaced, where there is noise.
+    target_places_N: int64, for each target token (target_ids_N, int64) the position whose logits predict it, counted through
+    all rows: of BS for a decoder, of BT for an encoder-decoder.
+    injected_N: bool, which target tokens label noise has replaced, where there is noise.
+    position_ids_BS: int64, where a row packs several examples (see catsweep.packing): positions begin at 0 again with each,
+    and there is no attention mask, since each token attends to those of its own example.
     """
 
     input_ids_BS: Tensor
-    attention_mask_BS: Tensor
-    target_mask: Tensor
+    attention_mask_BS: Tensor | None
+    target_places_N: Tensor
     target_ids_N: Tensor
     decoder_input_ids_BT: Tensor | None = None
     teacher: TeacherSignal | None = None
     injected_N: Tensor | None = None
+    position_ids_BS: Tensor | None = None
 
 
 @dataclass(frozen=True)

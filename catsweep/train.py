@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from catsweep.checkpoint import load_checkpoint, save_checkpoint
-from catsweep.data import TokenSplit, collate, collate_parts
+from catsweep.data import TokenSplit, collate, collate_parts, packed_batch
 from catsweep.errors import TrialDivergedError
 from catsweep.filters.injected import detection
 from catsweep.health import KeptShareWatch
@@ -42,7 +42,7 @@ LOGGED_STEPS = 100
 class TrainingData:
     """What a run trains on: a split's tokens, the large model's signal where the loss needs it, and how to pad.
 
-    only: the examples of the split that it trains on, int64; None: all of them.
+    only: the examples of the split that it trains on, int64; None: all of them. pack: put several examples into a row.
     """
 
     tokens: TokenSplit
@@ -51,6 +51,15 @@ class TrainingData:
     pad_id: int
     start_id: int | None
     only: NDArray[np.int64] | None = None
+    pack: bool = False
+
+    def packed_for(self, module: TargetLogits) -> TrainingData:
+        """The same examples, packed where the model reads them so: tried on two of them, in eval mode."""
+        few = self.places(np.arange(min(2, len(self))))
+        prompts, targets = ([lists[index] for index in few] for lists in (self.tokens.prompts, self.tokens.targets))
+        one_row = packed_batch(prompts, targets, [[*range(len(few))]], pad_id=self.pad_id)
+        padded = replace(self, pack=False).batch(np.arange(len(few)))
+        return replace(self, pack=module.reads_packed(padded, one_row))
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """A micro-batch of the examples `indices`."""
@@ -61,6 +70,7 @@ class TrainingData:
             pad_id=self.pad_id,
             start_id=self.start_id,
             teacher=self.teacher,
+            pack=self.pack,
         )
 
     def order(self, batch_size: int, seed: int) -> BatchOrder:
@@ -87,6 +97,11 @@ class MixedData:
     parts: tuple[TrainingData, ...]
     rates: tuple[float, ...]
 
+    def packed_for(self, module: TargetLogits) -> MixedData:
+        """The same examples, packed where the model reads them so."""
+        pack = self.parts[0].packed_for(module).pack
+        return replace(self, parts=tuple(replace(part, pack=pack) for part in self.parts))
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """A micro-batch of some examples, counted through all members, in the order of members."""
         first = self.parts[0]
@@ -102,6 +117,7 @@ class MixedData:
             architecture=first.architecture,
             pad_id=first.pad_id,
             start_id=first.start_id,
+            pack=first.pack,
         )
 
     def order(self, batch_size: int, seed: int) -> MixtureOrder:

@@ -82,6 +82,7 @@ def run_trial(
     start_id = getattr(model.config, "decoder_start_token_id", None)
     training_data = make_training_data(spec, unit, pad_id=int(tokenizer.pad_token_id), start_id=start_id)
     module.choose_path(training_data.batch(np.arange(min(4, len(training_data)))))
+    training_data = training_data.packed_for(module)
     if spec.training.lora is not None:
         add_adapters(model, spec.training.lora, seed=spec.seed)
 

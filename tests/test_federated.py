@@ -80,7 +80,7 @@ def jobs(spec: TrialSpec, root: Path) -> list[ClientJob]:
     assert federated is not None
     sites = cut_clients(spec, load_prepared(root, spec.sweep, spec.task.task), root)
     return [
-        ClientJob(site, spec, client_seed(spec.seed, site.number), 1, federated.local_steps, False) for site in sites
+        ClientJob(site, spec, client_seed(spec.seed, site.number), 1, federated.local_steps, True) for site in sites
     ]
 
 
