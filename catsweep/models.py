@@ -260,6 +260,8 @@ class TargetLogits(nn.Module):
         self.fast = False
         self.sharded = False
         """Whether the ranks of a process group hold a part of the weights each (see catsweep.sharding)."""
+        self.served: dict[str, bool] = {}
+        """Which faster passes give this model's own numbers, once they were asked for (see catsweep.choices, .generation)."""
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(self, batch: Batch, *, head: bool = True) -> Tensor:
@@ -284,10 +286,13 @@ class TargetLogits(nn.Module):
     def in_parts(self, batch: Batch, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
         """forward(batch) piece by piece: the places of some target tokens and their float32 logits, at most
         `max_logits` numbers at once (at least one token's)."""
+        yield from self.head_in_parts(self(batch, head=not self.fast), max_logits)
+
+    def head_in_parts(self, whole: Tensor, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
+        """The same of what stands before the head: hidden states where the fast path is taken, else float32 logits."""
         num_rows = max(1, max_logits // self.model.get_output_embeddings().weight.shape[0])
-        whole = self(batch, head=not self.fast)
-        for start in range(0, len(batch.target_ids_N), num_rows):
-            part = slice(start, min(start + num_rows, len(batch.target_ids_N)))
+        for start in range(0, len(whole), num_rows):
+            part = slice(start, min(start + num_rows, len(whole)))
             yield part, self._head(whole[part]) if self.fast else whole[part]
 
     def _own(self, batch: Batch) -> Tensor:

@@ -17,11 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.answers import Answer, answer_columns
 from catsweep.cascade.metrics import Metric
 from catsweep.data import TaskData, TokenSplit
 from catsweep.endpoint import Endpoint
 from catsweep.errors import EndpointError
-from catsweep.evaluate import Answer, answer_columns, answer_table, cut_output
+from catsweep.evaluate import answer_table
+from catsweep.generation import cut_output
 from catsweep.records import read_rows, write_atomic, write_rows
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.spec.task import TaskSpec

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from catsweep.answers import Answer, token_statistics
+from catsweep.choices import score_choices
 from catsweep.data import Tokens, TokenSplit, sequence_batch
-from catsweep.evaluate import Answer, cut_output, generate, score_choices, token_statistics
+from catsweep.generation import cut_output, generate
 from catsweep.models import TargetLogits, architecture_of, build_model, make_tokenizer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
@@ -111,31 +113,6 @@ def test_choices_in_a_batch_equal_one_by_one_and_a_plain_sum(config: dict[str, A
             sums.append(sum(float(logprobs[place, token]) for place, token in enumerate(tokens)))
         np.testing.assert_allclose(answer.choice_logprobs, sums, atol=1e-4)
         assert answer.output == texts[index][int(np.argmax(sums))]
-
-
-@pytest.mark.parametrize("config", MODELS, ids=lambda config: config["model_type"])
-def test_choices_that_differ_in_their_last_token_alone_are_read_once(config: dict[str, Any]) -> None:
-    module = make(config)
-    architecture = architecture_of(module.model.config)
-    generator = np.random.default_rng(1)
-    choices = [[5], [6], [7], [5, 6], [5, 7], [6, 6]]
-    flat = Tokens(np.concatenate(choices).astype(np.int32), np.cumsum([0, *map(len, choices)]).astype(np.int64))
-    prompts = lists(generator, [4, 7])
-    split = TokenSplit(prompts, prompts, flat, np.array([0, 3, 6]))
-    num_rows = []
-    for part in module.model.modules():
-        if isinstance(part, torch.nn.Embedding) and part.num_embeddings == len(TOKENIZER):
-            part.register_forward_hook(lambda *call: num_rows.append(call[2].shape[0]))
-    options: dict[str, Any] = {"architecture": architecture, "normalize": "sum"}
-    answers = score_choices(module, TOKENIZER, split, np.arange(2), [["a", "b", "c"]] * 2, **options)
-    assert max(num_rows) == 1 + 2  # of the first prompt one, of the second those behind 5 and behind 6
-    for index, answer in enumerate(answers):
-        for choice, logprob in enumerate(answer.choice_logprobs):
-            tokens = np.array(choices[3 * index + choice], np.int32)
-            batch = sequence_batch([prompts[index]], [tokens], architecture=architecture, pad_id=0, start_id=0)
-            with torch.no_grad():
-                logprobs = module(batch).log_softmax(1)
-            assert logprob == pytest.approx(sum(float(logprobs[i, token]) for i, token in enumerate(tokens)), abs=1e-5)
 
 
 def test_a_choice_can_be_picked_by_its_mean_over_tokens() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from catsweep.answers import Answer
 from catsweep.cascade.metrics import metric_of
 from catsweep.data import write_task_data
 from catsweep.errors import DataError
-from catsweep.evaluate import Answer, answer_table
+from catsweep.evaluate import answer_table
 from catsweep.models import make_tokenizer
 from catsweep.spec.model import ByteTokenizer
 from catsweep.spec.task import TaskSpec

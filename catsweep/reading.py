@@ -1,0 +1,171 @@
+"""A model that reads on behind what it has read, from its cache of keys and values, and which models can be read so.
+
+Prompts are padded on the right. Without a mask a causal model never sees what stands behind a token, so the pass over
+prompts needs none; a later pass has a mask that hides the padding, and positions that count on from each prompt's end.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutput
+
+from catsweep.models import TargetLogits, architecture_of
+
+ROOM = 64
+"""Tokens for which a cache makes room at once when it is full."""
+_DYNAMIC_POSITIONS = ("dynamic", "longrope")
+"""Kinds of rotary positions that turn all keys anew when a text gets longer, which a cache does not."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer with room for more: a new token is written behind them, and they are not copied."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Room for the first tokens."""
+        self.rooms = [_with_room(states, states.shape[-2]) for states in (key_states, value_states)]
+        self.keys, self.values = (room[..., :0, :] for room in self.rooms)
+        self.device, self.dtype = key_states.device, key_states.dtype
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values, the new ones (B, heads, T, width) last."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self.rooms[0].shape[-2]:
+            grown = [_with_room(room, end) for room in self.rooms]
+            for new, old in zip(grown, self.rooms, strict=True):
+                new[..., :start, :] = old[..., :start, :]
+            self.rooms = grown
+        self.rooms[0][..., start:end, :] = key_states
+        self.rooms[1][..., start:end, :] = value_states
+        self.keys, self.values = (room[..., :end, :] for room in self.rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken more than once."""
+        if self.is_initialized:
+            length = self.keys.shape[-2]
+            self.rooms = [room.index_select(0, indices) for room in self.rooms]
+            self.keys, self.values = (room[..., :length, :] for room in self.rooms)
+
+
+def _with_room(like: Tensor, length: int) -> Tensor:
+    *front, _, width = like.shape
+    return like.new_empty(*front, (length // ROOM + 1) * ROOM, width)
+
+
+def new_cache(model: PreTrainedModel) -> DynamicCache | EncoderDecoderCache:
+    """An empty cache that grows in place."""
+
+    def growing() -> DynamicCache:
+        cache = DynamicCache()
+        cache.layer_class_to_replicate = GrowingLayer
+        return cache
+
+    return EncoderDecoderCache(growing(), growing()) if model.config.is_encoder_decoder else growing()
+
+
+def can_read_on(module: TargetLogits) -> bool:
+    """Whether a model may be tried with a cache: whole on this rank, every layer sees all tokens before it, and masks and
+    positions can be given to it. Whether it then gives its own numbers is for a comparison to say."""
+    model = module.model
+    parameters = inspect.signature(model.forward).parameters
+    named = {"cache", "past_key_values"} & set(parameters)
+    if module.sharded or not named or any(type(layer) is not DynamicLayer for layer in _layers(model)):
+        return False
+    if architecture_of(model.config) == "encoder_decoder":
+        return True
+    settings = str(getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None))
+    takes_masks = getattr(model.config, "_attn_implementation", None) in ("sdpa", "eager")
+    trusted = model.dtype == torch.float32 or bool(getattr(model, "_supports_attention_backend", False))
+    known = not any(f"'{kind}'" in settings for kind in _DYNAMIC_POSITIONS)
+    return takes_masks and trusted and known and "position_ids" in parameters
+
+
+def _layers(model: PreTrainedModel) -> list[Any]:
+    layers: list[Any] = DynamicCache(config=model.config).layers
+    return layers
+
+
+class Reading:
+    """A batch of texts that a model reads piece by piece; its cache holds what it has read."""
+
+    def __init__(self, module: TargetLogits) -> None:
+        self.module = module
+        self.cache = new_cache(module.model)
+        parameters = inspect.signature(module.model.forward).parameters
+        self.settings: dict[str, Any] = {
+            "cache" if "cache" in parameters else "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        self.keeps = "logits_to_keep" in parameters
+        self.ids = "input_ids"
+
+    def encode(self, input_ids_BS: Tensor, mask_BS: Tensor) -> None:
+        """Let an encoder-decoder's encoder read the prompts."""
+        encoded = self.module.model.get_encoder()(input_ids=input_ids_BS, attention_mask=mask_BS)
+        hidden_BSD = encoded.last_hidden_state
+        self.settings |= {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden_BSD), "attention_mask": mask_BS}
+        self.ids = "decoder_input_ids"
+
+    def read(
+        self,
+        ids_BT: Tensor,
+        rows_N: Tensor | None = None,
+        columns_N: Tensor | None = None,
+        **inputs: Tensor | None,
+    ) -> Tensor:
+        """What is behind some of these tokens, as TargetLogits.head_in_parts takes it: rows_N and columns_N are their
+        places; None: the last column of every row. inputs: a decoder's mask and positions."""
+        model = self.module.model
+        arguments = {self.ids: ids_BT, **inputs, **self.settings}
+        if self.module.fast:
+            hidden_BTD = model.base_model(**arguments).last_hidden_state
+            return hidden_BTD[:, -1] if columns_N is None else hidden_BTD[rows_N, columns_N]  # type: ignore[no-any-return]
+        width = ids_BT.shape[1]
+        first = width - 1 if columns_N is None else int(columns_N.min())
+        keep = {"logits_to_keep": width - first} if self.keeps else {}
+        logits_BTV = model(**arguments, **keep).logits
+        missing = width - logits_BTV.shape[1]
+        found = logits_BTV[:, -1] if columns_N is None else logits_BTV[rows_N, columns_N - missing]
+        return found.float()  # type: ignore[no-any-return]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order; a row may be taken more than once."""
+        self.cache.batch_select_indices(rows)
+        if "encoder_outputs" in self.settings:
+            hidden_BSD = self.settings["encoder_outputs"].last_hidden_state.index_select(0, rows)
+            self.settings["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden_BSD)
+            self.settings["attention_mask"] = self.settings["attention_mask"].index_select(0, rows)
+
+
+def agrees(found: NDArray[np.float32], plain: NDArray[np.float32], module: TargetLogits) -> bool:
+    """Whether log-probabilities are the same up to the rounding of the model's numbers, against how much they differ from
+    token to token: in a model that was not trained all are nearly alike."""
+    tolerance = 1e-4 if module.model.dtype == torch.float32 else 3e-2
+    allowed = tolerance * float(np.ptp(plain)) + 1e-6 * float(np.abs(plain).max())
+    return bool(np.abs(found - plain).max() <= allowed)
+
+
+def padded(rows: Sequence[NDArray[np.int32]], pad_id: int) -> Tensor:
+    """Token ids (B, S) int64, padded on the right."""
+    ids = np.full((len(rows), max(map(len, rows))), pad_id)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return torch.from_numpy(ids)
+
+
+def hidden_as_minus(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, T, S), what is added to attention's scores: 0 where seen (B, T, S) is true, else the dtype's lowest number."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
