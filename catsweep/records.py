@@ -262,7 +262,7 @@ def write_record(folder: Path, record: TrialRecord) -> None:
     data, rows = redacted(record.to_json()), folder / "rows.parquet"
     if (folder / "steps.jsonl").exists():
         storage.put(folder / "steps.jsonl")
-    seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.exists() else None}
+    seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.is_file() else None}
     write_json(folder / "record.json", data | {"seal": seal})
 
 

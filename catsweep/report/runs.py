@@ -27,6 +27,7 @@ STATUSES: dict[str, RunStatus] = {
 }
 CURVES = ("quality", "cost_share", "small_kept_quality", "large_deferred_quality")
 """Curves that are logged as metrics; points.json has all."""
+SHORT_RUN_STEPS = 25
 MAX_VALUE = 5_000
 """Longer values of parameters and tags are cut: tracking servers have limits."""
 
@@ -126,7 +127,7 @@ def model_label(spec: Json) -> str:
 
 def _trial_points(folder: Path, record: TrialRecord) -> Iterator[Point]:
     seen = set()
-    for line in read_steps(folder):
+    for line in logged_lines(read_steps(folder), record.ended_at - record.started_at):
         step, at = int(line["step"]), line.get("at", record.ended_at)
         for name, value in line.items():
             if name.startswith(("train/", "validation/")):
@@ -139,6 +140,18 @@ def _trial_points(folder: Path, record: TrialRecord) -> Iterator[Point]:
         yield Point("validation/objective", record.objective, record.ended_at, record.num_steps)
     yield Point("run/wall_seconds", record.ended_at - record.started_at, record.ended_at, record.num_steps)
     yield Point("run/train_flops", record.train_flops, record.ended_at, record.num_steps)
+
+
+def logged_lines(lines: list[dict[str, float]], wall_seconds: float) -> list[dict[str, float]]:
+    """The lines of steps.jsonl that become points: all, but of a run of less than a minute some `SHORT_RUN_STEPS`, evenly, and
+    those with an evaluation. MLflow writes a thousand points in a quarter of a second of the driver's time, and steps.jsonl
+    keeps all of them."""
+    every = max(1, len(lines) // SHORT_RUN_STEPS) if wall_seconds < 60 else 1
+    return [
+        line
+        for number, line in enumerate(lines, 1)
+        if number % every == 0 or any(name.startswith("validation/") for name in line)
+    ]
 
 
 def _dataset(path: Path, task: str) -> tuple[str, str, Json] | None:
