@@ -46,6 +46,9 @@ down)
         for _ in $(seq 100); do kill -0 "${pids[@]}" 2>/dev/null && sleep 0.2; done
         kill -KILL "${pids[@]}" 2>/dev/null || true
     fi
+    # Ray's own note of the newest cluster: ray.init() would still look for it.
+    newest="${RAY_TMPDIR:-/tmp}/ray/ray_current_cluster"
+    if grep -qs ":$port\$" "$newest"; then rm -f "$newest"; fi
     echo "Ray is down: ${#pids[@]} processes ended"
     ;;
 *)

@@ -109,8 +109,9 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
 @pytest.mark.timeout(1800)
 def test_a_sweep_runs_on_two_nodes_is_stopped_and_goes_on(two_nodes: TwoNodes) -> None:
     assert f"catsweep submit search_spaces/quickstart.yaml --cluster {two_nodes.address} --follow" in two_nodes.up
-    assert "demo-1 submitted" in two_nodes.catsweep("submit", "demo.yaml", *TINY).stdout
-    assert "expected one job a sweep" in two_nodes.catsweep("submit", "demo.yaml", *TINY, code=1).stderr
+    settings = [*TINY, "search.num_samples=8", "training.steps=300"]  # longer than the command that stops it
+    assert "demo-1 submitted" in two_nodes.catsweep("submit", "demo.yaml", *settings).stdout
+    assert "expected one job a sweep" in two_nodes.catsweep("submit", "demo.yaml", *settings, code=1).stderr
     sweep = two_nodes.folder / "results" / "demo"
     deadline = time.monotonic() + 600
     while not read_records(sweep, "trials"):
@@ -118,13 +119,14 @@ def test_a_sweep_runs_on_two_nodes_is_stopped_and_goes_on(two_nodes: TwoNodes) -
         time.sleep(0.5)
     assert "demo-1 STOPPED" in two_nodes.catsweep("stop", "demo").stdout
     kept = {record.trial_id: record.ended_at for record in read_records(sweep, "trials")}
+    assert len(kept) < 2 * 8
 
-    followed = two_nodes.catsweep("submit", "demo.yaml", *TINY, "--follow").stdout
+    followed = two_nodes.catsweep("submit", "demo.yaml", *settings, "--follow").stdout
     assert "2 nodes" in followed
     assert "cat_xent/either" in followed
     assert "demo-2 SUCCEEDED" in followed
     trials, confirmed = read_records(sweep, "trials"), read_records(sweep, "confirm")
-    assert [record.status for record in trials + confirmed] == ["finished"] * (2 * 2 + 2)
+    assert [record.status for record in trials + confirmed] == ["finished"] * (2 * 8 + 2)
     assert {record.trial_id: record.ended_at for record in trials if record.trial_id in kept} == kept
     # A node has one core: two runs at once are on two nodes.
     runs = sorted([*trials, *confirmed], key=lambda record: record.started_at)

@@ -19,7 +19,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     os.environ.update(CREDENTIALS)  # of the S3 server that one test starts
     logs: Path = tmp_path_factory.mktemp("ray-logs")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", namespace="catsweep")
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        namespace="catsweep",
+    )  # fmt: skip
     with Cluster(logs) as connected:
         yield connected
     ray.shutdown()

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     if "RAY_ADDRESS" not in os.environ:
         ray.init(
+            address="local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
