@@ -15,7 +15,7 @@ from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
 BART = {"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}  # fmt: skip
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "init_std": 0.1}  # fmt: skip
 GEMMA2 = {**LLAMA, "model_type": "gemma2", "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 4}
 MISTRAL = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 1, "sliding_window": 4}
 QWEN = {**LLAMA, "model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 16}

@@ -1,0 +1,140 @@
+"""Greedy answers beside lm-eval's generate_until on the same prompts: `python benchmarks/speed/generation.py`.
+
+Models of random weights and a tokeniser of single bytes are made on the spot. The end token takes the part of the token that
+a model's answers reach at the most different lengths. One batch size and one thread for both; the answers must be the same
+texts, and ours come with log-probability, entropy and margin of each token.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from choices import MIDDLE, TINY
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from measure import Row, paired, row, write
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.generation import generate, plain_tokens
+from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.spec.model import ByteTokenizer, ScratchModel
+
+LETTERS = list("abcdefghijklmnopqrstuvwxyz ")
+
+
+def make(config: dict[str, Any], texts: list[str], new_tokens: int) -> tuple[TargetLogits, PreTrainedTokenizerBase]:
+    """A model, and a tokeniser whose end token ends the model's answers here and there."""
+    tokenizer = make_tokenizer(ByteTokenizer(), [])
+    model = build_model(ScratchModel(config=config, tokenizer=ByteTokenizer()), tokenizer, seed=3)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter is not head.weight:
+                parameter.mul_(2)  # answers that differ from prompt to prompt
+        head.weight[len(tokenizer) :] = 0  # logits that the tokeniser has no tokens for
+    module = TargetLogits(model)
+    prompts = [np.array(tokenizer(text)["input_ids"], np.int32) for text in texts[:64]]
+    module.choose_path(sequence_batch(prompts[:2], prompts[:2], architecture="decoder", pad_id=0, start_id=None))
+    answers = np.array(
+        [ids + [0] * (new_tokens - len(ids)) for ids, _ in plain_tokens(module, tokenizer, prompts, new_tokens)]
+    )
+    spreads = {}
+    for token in np.unique(answers[answers >= 3]).tolist():
+        seen = answers == token
+        spreads[token] = float(np.where(seen.any(1), seen.argmax(1), new_tokens).std())
+    swap(model, max(spreads, key=lambda token: spreads[token]), tokenizer.eos_token_id)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return module, tokenizer
+
+
+def swap(model: PreTrainedModel, one: int, other: int) -> None:
+    """From now on the model means each token by the other's id."""
+    weights = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight in weights.values():
+            weight[[one, other]] = weight[[other, one]]
+
+
+def make_texts(num_prompts: int, characters: tuple[int, int]) -> list[str]:
+    """Random texts of some lengths."""
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(characters[0], characters[1] + 1, num_prompts)
+    return ["".join(generator.choice(LETTERS, length - 1)) + "=" for length in lengths]
+
+
+def split_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> TokenSplit:
+    """The prompts as a task's split stores them."""
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
+    tokens = Tokens(np.concatenate(ids).astype(np.int32), offsets.astype(np.int64))
+    return TokenSplit(
+        tokens, tokens, Tokens(np.empty(0, np.int32), np.zeros(1, np.int64)), np.zeros(len(ids) + 1, np.int64)
+    )
+
+
+def ours(
+    module: TargetLogits, tokenizer: PreTrainedTokenizerBase, split: TokenSplit, batch_size: int, new_tokens: int,
+    until: list[str],
+) -> list[str]:  # fmt: skip
+    """All answers, batched as `evaluate` does it."""
+    by_length = np.argsort(split.prompts.lengths, kind="stable")
+    outputs = [""] * len(split)
+    for start in range(0, len(split), batch_size):
+        batch = by_length[start : start + batch_size]
+        answers = generate(
+            module, tokenizer, split, batch, architecture="decoder", max_new_tokens=new_tokens,
+            until=until,
+        )  # fmt: skip
+        for index, answer in zip(batch.tolist(), answers, strict=True):
+            outputs[index] = answer.output
+    return outputs
+
+
+def peers(model: HFLM, texts: list[str], new_tokens: int, until: list[str]) -> list[str]:
+    """The same from HFLM, which sorts and batches by itself."""
+    settings = {"until": until, "max_gen_toks": new_tokens, "do_sample": False}
+    requests = [Instance("generate_until", {}, (text, settings), number) for number, text in enumerate(texts)]
+    return [output.strip() for output in model.generate_until(requests, disable_tqdm=True)]
+
+
+CASES = [
+    ("12.6 M decoder, prompts of 100 tokens, at most 64 new", MIDDLE, (16, (90, 110)), 16, 64, [], "at least 1.5x"),
+    ("tiny decoder, prompts of 8 to 24 tokens, at most 32 new", TINY, (512, (8, 24)), 128, 32, [], "at least 1.5x"),
+    ("the same with a text of `until`", TINY, (512, (8, 24)), 128, 32, ["\n\n"], "at least 1.5x"),
+]
+
+
+def main() -> None:
+    """Measure all cases and write the part's figures."""
+    torch.set_num_threads(1)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    rows: list[Row] = []
+    for what, config, shape, batch_size, new_tokens, until, target in CASES:
+        texts = make_texts(*shape)
+        module, tokenizer = make(config, texts, new_tokens)
+        split = split_of(tokenizer, texts)
+        peer = HFLM(pretrained=module.model, tokenizer=tokenizer, batch_size=batch_size, max_length=1024)
+        call = functools.partial(ours, module, tokenizer, split, batch_size, new_tokens, until)
+        peer_call = functools.partial(peers, peer, texts, new_tokens, until)
+        found, expected = call(), peer_call()
+        same = sum(one == other for one, other in zip(found, expected, strict=True))
+        assert len(set(found)) > len(texts) // 4, f"{what}: the answers are too much alike to compare"
+        lengths = [len(output) for output in found]
+        seconds = paired(call, peer_call, clock=time.process_time)
+        note = (
+            f"{same} of {len(texts)} answers the same, {min(lengths)} to {max(lengths)} characters, mean "
+            f"{np.mean(lengths):.0f}; batch {batch_size}, CPU seconds of one thread"
+        )
+        rows.append(row(what, seconds, peer_name="lm-eval HFLM generate_until", target=target, note=note))
+        print(what, rows[-1].ours, rows[-1].peer, rows[-1].ratios, note, flush=True)
+    write("generation", rows, "python benchmarks/speed/generation.py")
+
+
+if __name__ == "__main__":
+    main()

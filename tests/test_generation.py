@@ -1,0 +1,132 @@
+"""The loop with a cache finds the tokens and the statistics of transformers' generate, and stops as soon as it may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_choices import BART, BLOOM, DYNAMIC, GEMMA2, GRANITE, MAMBA, MISTRAL, QWEN, name
+from test_evaluate import LLAMA, MODELS, TOKENIZER, make
+from torch import Tensor
+
+from catsweep import generation
+from catsweep.data import sequence_batch
+from catsweep.generation import Found, cached_tokens, cut_output, plain_tokens, serves_loop
+from catsweep.models import TargetLogits, architecture_of, build_model
+from catsweep.reading import GrowingLayer
+from catsweep.spec.model import ByteTokenizer, ScratchModel
+
+NEW_TOKENS = 24
+GENERATOR = np.random.default_rng(5)
+PROMPTS = [GENERATOR.integers(3, 200, length).astype(np.int32) for length in (1, 9, 70, 6, 9, 12)]
+
+
+def with_an_end(module: TargetLogits) -> TargetLogits:
+    """The model, which from now on ends its answers where it wrote its most wide-spread token: sooner or later or never."""
+    answers = [ids for ids, _ in plain_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
+    firsts = {
+        token: [ids.index(token) if token in ids else NEW_TOKENS for ids in answers]
+        for token in {token for ids in answers for token in ids}
+    }
+    token = max(sorted(firsts), key=lambda token: float(np.std(firsts[token])))
+    weights = {
+        id(part.weight): part.weight
+        for part in (module.model.get_input_embeddings(), module.model.get_output_embeddings())
+    }
+    with torch.no_grad():
+        for weight in weights.values():
+            weight[[token, TOKENIZER.eos_token_id]] = weight[[TOKENIZER.eos_token_id, token]]
+    return module
+
+
+def same(found: Found, expected: Found) -> None:
+    for (ids, statistics), (plain_ids, plain) in zip(found, expected, strict=True):
+        assert ids == plain_ids
+        assert statistics.shape == (len(ids), 3)
+        np.testing.assert_allclose(statistics, plain, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("config", [*MODELS, BART, QWEN, GRANITE], ids=name)
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_loop_finds_what_transformers_finds(config: dict[str, Any], fast: bool) -> None:
+    module = with_an_end(make(config))
+    architecture = architecture_of(module.model.config)
+    if fast and architecture == "decoder":
+        module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=None))
+    assert serves_loop(module, TOKENIZER, architecture)
+    expected = plain_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    assert len({len(ids) for ids, _ in expected}) > 1
+    same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
+    same(cached_tokens(module, TOKENIZER, PROMPTS[4:5] + PROMPTS[1:2], NEW_TOKENS), [expected[4], expected[1]])
+
+
+def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = with_an_end(make(LLAMA))
+    expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 1000)
+    same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
+
+
+def test_rows_that_ended_leave_the_batch() -> None:
+    module = with_an_end(make(LLAMA))
+    widths: list[int] = []
+    module.model.get_input_embeddings().register_forward_hook(lambda *call: widths.append(call[1][0].shape[0]))
+    lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
+    assert widths == [len(PROMPTS)] + [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for config in (GEMMA2, MISTRAL, MAMBA, DYNAMIC, BLOOM):
+        assert not serves_loop(make(config), TOKENIZER, "decoder"), config
+    sharded = make(LLAMA)
+    sharded.sharded = True
+    assert not serves_loop(sharded, TOKENIZER, "decoder")
+    module = make(LLAMA)
+    given = module.model.base_model.forward
+    monkeypatch.setattr(module.model.base_model, "forward", lambda **inputs: given(**{**inputs, "position_ids": None}))
+    assert not serves_loop(module, TOKENIZER, "decoder")
+
+
+def test_bfloat16_is_served_and_its_statistics_are_those_of_one_pass() -> None:
+    module = TargetLogits(
+        build_model(ScratchModel(config=LLAMA, tokenizer=ByteTokenizer(), dtype="bfloat16"), TOKENIZER, seed=3)
+    )
+    assert serves_loop(module, TOKENIZER, "decoder")
+    found = cached_tokens(module, TOKENIZER, PROMPTS, 5)
+    targets = [np.array(ids, np.int32) for ids, _ in found]
+    with torch.no_grad():
+        logits = module(sequence_batch(PROMPTS, targets, architecture="decoder", pad_id=0, start_id=None))
+    expected = generation.token_statistics(logits).numpy()
+    np.testing.assert_allclose(np.concatenate([part for _, part in found]), expected, atol=2e-2)
+
+
+def test_a_text_that_ends_answers_ends_the_work_and_cuts_where_it_would_cut_the_whole_answer() -> None:
+    module = make(LLAMA)
+    whole = plain_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    texts = [TOKENIZER.decode(ids) for ids, _ in whole]
+    late = [text[len(text) // 2 :][:2] for text in texts]
+    for until in (late[:1], late, [late[1][-1], late[1]], [texts[2][3:9], texts[2][5]], ["never"]):
+        found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, until)
+        for (ids, statistics), (plain_ids, plain) in zip(found, whole, strict=True):
+            output, needed = cut_output(TOKENIZER, ids, until)
+            assert (output, needed) == cut_output(TOKENIZER, plain_ids, until)
+            np.testing.assert_allclose(statistics[:needed], plain[:needed], atol=2e-5, rtol=2e-5)
+        assert (sum(len(ids) for ids, _ in found) < sum(len(ids) for ids, _ in whole)) == (until != ["never"])
+
+
+def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
+    layer = GrowingLayer()
+    generator = torch.Generator().manual_seed(0)
+    expected: list[Tensor] = [torch.empty(3, 2, 0, 4), torch.empty(3, 2, 0, 5)]
+    for length in (3, 1, 70, 1, 200):
+        new = [torch.randn(len(expected[0]), 2, length, width, generator=generator) for width in (4, 5)]
+        expected = [torch.cat([old, part], dim=2) for old, part in zip(expected, new, strict=True)]
+        found = layer.update(*new)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        rows = torch.tensor([0, 2, 2]) if length == 70 else torch.arange(3)
+        layer.batch_select_indices(rows)
+        expected = [part[rows] for part in expected]
+        assert layer.get_seq_length() == expected[0].shape[2]
+        assert torch.equal(layer.values, expected[1])
