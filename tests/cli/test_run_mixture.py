@@ -52,7 +52,7 @@ def test_a_mixture_that_is_killed_goes_on_to_its_table_report_and_mlflow_runs(
     planned = catsweep("plan", "mixed.yaml", "--out", "root", cwd=tmp_path).stdout
     text = (
         "both: 50.0% of the training examples are of made/reverse; dropped since an evaluation split of a member shows their "
-        "source text: S and L 0 of "
+        "source text: S 0 of 178, 178 left; L 0 of "
     )
     assert text in " ".join(planned.split())
 

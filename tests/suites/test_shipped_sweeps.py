@@ -58,6 +58,7 @@ def test_a_shipped_sweep_can_be_planned(path: Path, tmp_path: Path, made: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_sweep_of_many_tasks_can_be_planned(path: Path, tmp_path: Path, made: Path) -> None:
     sweep = load(path, made)
