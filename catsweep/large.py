@@ -211,7 +211,9 @@ class LargeModel:
                 shutil.rmtree(parts, ignore_errors=True)
             return
 
-        def look(tokens: TokenSplit, distribution: DistributionSpec | None) -> SignalArrays:
+        seen = None if self.workers.sharded else unfinished(folder)
+
+        def look(tokens: TokenSplit, distribution: DistributionSpec | None, parts: Path | None = None) -> SignalArrays:
             arrays = teacher_pass(
                 self.ready(weights, self.training_data(tokens)),
                 tokens,
@@ -225,15 +227,17 @@ class LargeModel:
                 device=self.workers.device,
                 share=(self.workers.rank, self.workers.size),
                 only=only,
+                parts=parts,
             )
             sum_shares(arrays, self.workers)
             return arrays if only is None else arrays.take(tokens.target_places(only))
 
-        arrays = look(tokens, distribution)
+        arrays = look(tokens, distribution, seen)
         facts = {} if held_out is None else {HELD_OUT: float(np.mean(look(held_out, None).rank == 0))}
         if self.workers.rank == 0:
             with building(folder, distribution=distribution.to_json() if distribution else None, **facts) as temporary:
                 arrays.save(temporary)
+            shutil.rmtree(unfinished(folder), ignore_errors=True)
         barrier(self.workers)
 
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:

@@ -10,7 +10,9 @@ The signal must come from a model that has not seen the example: see FinetuneSpe
 
 from __future__ import annotations
 
+import io
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,13 @@ from torch import Tensor
 from catsweep.data import TokenSplit, collate
 from catsweep.filters.top_k import target_rank
 from catsweep.models import Architecture, TargetLogits
-from catsweep.records import MANIFEST, read_json
+from catsweep.records import MANIFEST, read_json, write_atomic
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.tensors import TeacherSignal, to_device
 
 MAX_RANK = 255
+PART_SECONDS = 30.0
+"""So often the pass keeps what it has seen: what a kill costs at most, and a write."""
 HELD_OUT = "large_right_share_validation"
 
 
@@ -158,6 +162,8 @@ def teacher_pass(
     device: torch.device,
     share: tuple[int, int] = (0, 1),
     only: NDArray[np.int64] | None = None,
+    parts: Path | None = None,
+    part_seconds: float = PART_SECONDS,
 ) -> SignalArrays:
     """The large model's opinion on every target token of `data`, in the order of data.targets.ids.
 
@@ -166,7 +172,11 @@ def teacher_pass(
     of all shares is the whole, to the bit: batches and draws do not depend on the number of shares. The shares of a model
     in shards have equally many batches: who has one less looks at a batch of another share for nothing.
     only: indices of the examples to look at; the targets of all others keep zeros.
+    parts: a folder in which the pass keeps what it has seen, every `part_seconds`; the same pass, begun again, goes on from
+    there. It must belong to this model, data and distribution. A model in shards keeps none: its ranks might not agree on
+    where to go on.
     """
+    assert parts is None or not module.sharded
     module.eval()
     num_targets = int(data.targets.offsets[-1])
     rank = np.zeros(num_targets, dtype=np.uint8)
@@ -184,7 +194,13 @@ def teacher_pass(
     num_own = len(starts)
     if module.sharded:
         starts += [0] * (math.ceil(len(by_length) / (num_shares * batch_size)) - num_own)
+    arrays: dict[str, NDArray[Any]] = {"rank": rank, "logprob": logprob, "ids": ids, "weights": weights}
+    kept = None if parts is None else _Parts(parts, f"{index}-of-{num_shares}-by-{batch_size}", arrays)
+    done = 0 if kept is None else kept.restore()
+    seen, since = list[NDArray[np.int64]](), time.monotonic()
     for number, start in enumerate(starts):
+        if number < done:
+            continue
         generator.manual_seed(int(np.random.default_rng([seed, start]).integers(2**63)))
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
@@ -204,5 +220,40 @@ def teacher_pass(
                 else:
                     drawn = torch.multinomial(probs_NV, entries, replacement=True, generator=generator)
                     ids[here] = drawn.cpu().numpy()
+        if kept is not None:
+            seen.append(where)
+            if time.monotonic() - since >= part_seconds:
+                kept.save(done, number + 1, np.concatenate(seen))
+                done, seen, since = number + 1, [], time.monotonic()
     sampled = distribution is not None and distribution.kind == "sampled"
     return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a pass has seen so far, in files behind one another. name: of its share and its batches; arrays: (M, ...) by name,
+    which `restore` fills."""
+
+    folder: Path
+    name: str
+    arrays: dict[str, NDArray[Any]]
+
+    def restore(self) -> int:
+        """The number of batches that are kept; their values stand in the arrays then."""
+        done = 0
+        while (path := self._path(done)).exists():
+            with np.load(path) as part:
+                for name, array in self.arrays.items():
+                    array[part["places"]] = part[name]
+                done = int(part["end"])
+        return done
+
+    def save(self, first: int, end: int, places: NDArray[np.int64]) -> None:
+        """Keep the batches from the `first` to the one before `end`, whose target tokens stand at `places`."""
+        buffer = io.BytesIO()
+        values: dict[str, Any] = {name: array[places] for name, array in self.arrays.items()}
+        np.savez(buffer, places=places, end=np.array(end), **values)
+        write_atomic(self._path(first), buffer.getvalue())
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"{self.name}-{first:08d}.npz"

@@ -18,6 +18,7 @@ from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.teacher import SignalArrays, load_signal, near_chance, teacher_pass
+from catsweep.tensors import Batch
 
 CONFIG = {
     "model_type": "llama",
@@ -40,14 +41,19 @@ def some_split() -> TokenSplit:
 
 
 def run(
-    distribution: DistributionSpec | None, *, batch_size: int = 2, share: tuple[int, int] = (0, 1)
+    distribution: DistributionSpec | None,
+    *,
+    batch_size: int = 2,
+    share: tuple[int, int] = (0, 1),
+    parts: Path | None = None,
+    module: TargetLogits | None = None,
 ) -> tuple[SignalArrays, torch.Tensor]:
     """The signal, and the log-probabilities of all target positions computed one example at a time."""
-    module = TargetLogits(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
+    module = module or TargetLogits(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
     split = some_split()
     signal = teacher_pass(
         module, split, architecture="decoder", pad_id=0, start_id=None, distribution=distribution, vocab_size=len(TOKENIZER),
-        batch_size=batch_size, seed=0, device=torch.device("cpu"), share=share,
+        batch_size=batch_size, seed=0, device=torch.device("cpu"), share=share, parts=parts, part_seconds=0.0,
     )  # fmt: skip
     with torch.no_grad():
         parts = [
@@ -108,6 +114,42 @@ def test_the_shares_of_several_workers_add_up_to_the_whole_to_the_bit(kind: str)
             both = [share[name].view(np.uint8) for share in shares]
             assert all(one.any() for one in both)
             assert (both[0] + both[1]).tobytes() == array.tobytes()
+
+
+class Killed(Exception):
+    """What ends a pass in its middle."""
+
+
+class DiesInTheThirdBatch(TargetLogits):
+    """A model that answers twice."""
+
+    num_batches = 0
+
+    def forward(self, batch: Batch, *, head: bool = True) -> torch.Tensor:
+        self.num_batches += 1
+        if self.num_batches > 2:
+            raise Killed
+        return super().forward(batch, head=head)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "top_k"])
+def test_a_pass_that_was_killed_goes_on_where_it_was_and_gives_the_same_bits(tmp_path: Path, kind: str) -> None:
+    distribution = DistributionSpec(kind=kind, num_entries=3)
+    whole, _ = run(distribution, batch_size=1)
+    dying = DiesInTheThirdBatch(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
+    with pytest.raises(Killed):
+        run(distribution, batch_size=1, parts=tmp_path, module=dying)
+    assert len(list(tmp_path.iterdir())) == 2
+    again = DiesInTheThirdBatch(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
+    split = some_split()
+    signal = teacher_pass(
+        again, split, architecture="decoder", pad_id=0, start_id=None, distribution=distribution,
+        vocab_size=len(TOKENIZER), batch_size=1, seed=0, device=torch.device("cpu"), parts=tmp_path,
+    )  # fmt: skip
+    assert again.num_batches == 1
+    for name, array in vars(whole).items():
+        if array is not None:
+            assert vars(signal)[name].tobytes() == array.tobytes(), name
 
 
 def test_a_stored_signal_is_read_back(tmp_path: Path) -> None:
