@@ -18,6 +18,19 @@ from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 
 
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
+    """The token ids of some texts, none cut or padded. special: with the tokens that the tokeniser puts around a text."""
+    if not texts:
+        return []
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # the same ids as below, without offsets and masks: half the time
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special)]
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    return encoded
+
+
 class Encoder:
     """Tokenises examples of one task for one architecture. num_cut: prompts and targets so far that were too long."""
 
@@ -30,10 +43,6 @@ class Encoder:
         max_target: int,
     ) -> None:
         self.tokenizer = tokenizer
-        self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-        if self.backend is not None:
-            self.backend.no_truncation()
-            self.backend.no_padding()
         self.decoder = architecture == "decoder"
         self.delimiter = task.target_delimiter
         self.max_prompt = max_prompt
@@ -106,12 +115,7 @@ class Encoder:
         return result
 
     def _encode(self, texts: list[str], *, special: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        if self.backend is not None:  # the same ids as below, without offsets and masks: half the time
-            return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=special)]
-        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
-        return encoded
+        return token_ids(self.tokenizer, texts, special=special)
 
     def _without_end(self, ids: list[int]) -> list[int]:
         """An end token behind the prompt would tell a decoder that all is said; ours is added where it belongs."""

@@ -151,9 +151,10 @@ def hold_out(examples: dict[str, StoredExamples], share: float) -> dict[str, Sto
     A group goes by a hash of its key, so that no group lies on both sides.
     """
 
+    bound = share * 2**64
+
     def is_held_out(group: str) -> bool:
-        value = int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest(), "big")
-        return value < share * 2**64
+        return int.from_bytes(hashlib.blake2b(f"holdout:{group}".encode(), digest_size=8).digest()) < bound
 
     train = examples["train"]
     held = np.array([is_held_out(group) for group in train.column("group")], dtype=bool)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.ragged import Ragged
+from catsweep.encode import token_ids
 from catsweep.errors import CatsweepError, OutOfReachError
 from catsweep.inputs import Inputs, read_inputs, shared_texts
 from catsweep.large import EVALUATION_SPLITS
@@ -397,8 +398,7 @@ class _Tokens:
         some = examples[:: max(1, len(examples) // SAMPLED_EXAMPLES)]
 
         def count(texts: list[str], *, special: bool) -> NDArray[np.int64]:
-            found = tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
-            return np.array([len(ids) for ids in found], dtype=np.int64)
+            return np.array([len(ids) for ids in token_ids(tokenizer, texts, special=special)], dtype=np.int64)
 
         end = 0 if task.output_type == "multiple_choice" else 1
         prompts = count([f"{example.prompt}{task.target_delimiter.rstrip()}" for example in some], special=True)
