@@ -4,6 +4,8 @@ B  rows of a micro-batch: examples, or several examples packed into each
 S  tokens of the model's input (decoder: prompt and target; encoder-decoder: prompt), padded
 T  tokens of the decoder's input of an encoder-decoder, padded
 N  target tokens of a micro-batch, all examples behind one another, no padding
+C  some of the N target tokens, whose logits are in memory at once
+D  width of the hidden states that the output head sees
 K  entries of the large model's sparse distribution at a target token
 V  vocabulary (width of the logits)
 """
@@ -32,6 +34,12 @@ class TeacherSignal:
     ids_NK: Tensor | None = None
     weights_NK: Tensor | None = None
 
+    def part(self, rows: slice) -> TeacherSignal:
+        """That of some target tokens."""
+        ids_CK = None if self.ids_NK is None else self.ids_NK[rows]
+        weights_CK = None if self.weights_NK is None else self.weights_NK[rows]
+        return TeacherSignal(self.rank_N[rows], self.logprob_N[rows], ids_CK, weights_CK)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -55,8 +63,19 @@ class Batch:
     position_ids_BS: Tensor | None = None
 
 
+class _OfAStep:
+    """step: 1 to num_steps."""
+
+    step: int
+    num_steps: int
+
+    def is_in_first(self, share: float) -> bool:
+        """Whether this is one of the first steps that make up this share of all, rounded to a whole number."""
+        return self.step <= round(share * self.num_steps)
+
+
 @dataclass(frozen=True)
-class LossInputs:
+class LossInputs(_OfAStep):
     """What a loss sees: logits_NV (with gradient), target_ids_N, and the large model's signal where the loss needs it.
 
     generator: source of randomness of filters that draw, seeded by trial and step. step: 1 to num_steps.
@@ -73,9 +92,41 @@ class LossInputs:
     initial_logits_NV: Tensor | None = None
     injected_N: Tensor | None = None
 
-    def is_in_first(self, share: float) -> bool:
-        """Whether this is one of the first steps that make up this share of all, rounded to a whole number."""
-        return self.step <= round(share * self.num_steps)
+
+@dataclass(frozen=True)
+class Head:
+    """Logits that are not computed yet: hidden_ND @ weight_VD.T."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+
+
+@dataclass(frozen=True)
+class HeadInputs(_OfAStep):
+    """LossInputs whose logits are made piece by piece. initial: the head that gives initial_logits_NV."""
+
+    head: Head
+    target_ids_N: Tensor
+    teacher: TeacherSignal | None
+    generator: torch.Generator
+    step: int = 1
+    num_steps: int = 1
+    initial: Head | None = None
+    injected_N: Tensor | None = None
+
+    def part(self, rows: slice, logits_CV: Tensor) -> LossInputs:
+        """What a loss sees of some target tokens, with their logits; without the initial model's."""
+        teacher = None if self.teacher is None else self.teacher.part(rows)
+        injected_C = None if self.injected_N is None else self.injected_N[rows]
+        return LossInputs(
+            logits_CV,
+            self.target_ids_N[rows],
+            teacher,
+            self.generator,
+            self.step,
+            self.num_steps,
+            injected_N=injected_C,
+        )
 
 
 @dataclass(frozen=True)

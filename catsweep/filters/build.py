@@ -41,13 +41,14 @@ def filter_weights(spec: FilterSpec, opinions: Opinions, generator: torch.Genera
         case ShuffledFilter():
             kept = shuffle(keep_quadrants(opinions.quadrants, QUADRANT_SETS["either"]), generator)
         case TopKFilter(k=k):
-            kept = top_k(opinions.small_rank_N, opinions.large_rank_N, k=k)
+            assert opinions.small.rank_N is not None
+            kept = top_k(opinions.small.rank_N, opinions.large_rank_N, k=k)
         case ThresholdFilter(t=t):
-            kept = threshold(opinions.small_logprob_N, opinions.large_logprob_N, t=t)
+            kept = threshold(opinions.small.logprob_N, opinions.large_logprob_N, t=t)
         case SoftFilter():
-            kept = better_probability(opinions.small_logprob_N, opinions.large_logprob_N)
+            kept = better_probability(opinions.small.logprob_N, opinions.large_logprob_N)
         case ExcessLossFilter(keep=share):
-            kept = excess_loss(opinions.small_logprob_N, opinions.large_logprob_N, keep=share)
+            kept = excess_loss(opinions.small.logprob_N, opinions.large_logprob_N, keep=share)
         case DropInjectedFilter():
             assert opinions.injected_N is not None
             kept = ~opinions.injected_N
@@ -58,3 +59,14 @@ def filter_weights(spec: FilterSpec, opinions: Opinions, generator: torch.Genera
         case _:
             assert_never(spec)
     return kept.float()
+
+
+def asks_for_rank(spec: FilterSpec) -> bool:
+    """Whether the filter needs how many tokens the small model puts before the target."""
+    return isinstance(spec.filter if isinstance(spec, CleanOnlyFilter) else spec, TopKFilter)
+
+
+def compares_tokens(spec: FilterSpec) -> bool:
+    """Whether the weight of a target token depends on the other tokens of its micro-batch."""
+    inner = spec.filter if isinstance(spec, CleanOnlyFilter) else spec
+    return isinstance(inner, ShuffledFilter | ExcessLossFilter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from catsweep.filters.quadrants import quadrants
@@ -14,12 +13,32 @@ from catsweep.spec.filters import Quadrant
 
 
 @dataclass(frozen=True)
-class Opinions:
-    """small_logits_NV: of the small model that judges, without gradient. target_ids_N: int64. large_rank_N: int64 in
-    [0, 255]. large_logprob_N: float32, natural log. injected_N: bool, target tokens that label noise has replaced."""
+class SmallOpinion:
+    """The small model that judges, on each target token: bool, whether the target is its first choice (of equal ones the
+    first); float32, log p_S(y_i); int64, how many tokens it puts before the target, or None where no filter asks."""
 
-    small_logits_NV: Tensor
-    target_ids_N: Tensor
+    right_N: Tensor
+    logprob_N: Tensor
+    rank_N: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, logits_NV: Tensor, target_ids_N: Tensor, logsumexp_N: Tensor | None = None, *, ranked: bool = True
+    ) -> SmallOpinion:
+        """That of some logits. logsumexp_N: theirs, where it is known. ranked: whether to count the rank."""
+        logits_NV = logits_NV.detach()
+        target_N = logits_NV.gather(1, target_ids_N[:, None]).squeeze(1)
+        logsumexp_N = logits_NV.logsumexp(1) if logsumexp_N is None else logsumexp_N.detach()
+        rank_N = target_rank(logits_NV, target_ids_N) if ranked else None
+        return cls(logits_NV.argmax(1) == target_ids_N, target_N - logsumexp_N, rank_N)
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """large_rank_N: int64 in [0, 255]. large_logprob_N: float32, natural log. injected_N: bool, target tokens that label
+    noise has replaced."""
+
+    small: SmallOpinion
     large_rank_N: Tensor
     large_logprob_N: Tensor
     injected_N: Tensor | None = None
@@ -27,20 +46,12 @@ class Opinions:
     @cached_property
     def quadrants(self) -> dict[Quadrant, Tensor]:
         """Which model gets the target right: four masks, bool (N,) each."""
-        return quadrants(self.small_logits_NV.argmax(dim=1) == self.target_ids_N, self.large_rank_N == 0)
-
-    @cached_property
-    def small_rank_N(self) -> Tensor:
-        """How many tokens the small model puts before the target: int64 (N,)."""
-        return target_rank(self.small_logits_NV, self.target_ids_N)
-
-    @cached_property
-    def small_logprob_N(self) -> Tensor:
-        """log p_S(y_i): float32 (N,)."""
-        target_N = self.small_logits_NV.gather(1, self.target_ids_N[:, None]).squeeze(1)
-        return target_N - torch.logsumexp(self.small_logits_NV, dim=1)
+        return quadrants(self.small.right_N, self.large_rank_N == 0)
 
     def where(self, chosen_N: Tensor) -> Opinions:
         """Those on the chosen target tokens alone. chosen_N: bool."""
-        parts = (self.small_logits_NV, self.target_ids_N, self.large_rank_N, self.large_logprob_N)
-        return Opinions(*(part[chosen_N] for part in parts))
+        small, rank_N = self.small, self.small.rank_N
+        chosen = SmallOpinion(
+            small.right_N[chosen_N], small.logprob_N[chosen_N], None if rank_N is None else rank_N[chosen_N]
+        )
+        return Opinions(chosen, self.large_rank_N[chosen_N], self.large_logprob_N[chosen_N])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from catsweep.filters.build import filter_weights
-from catsweep.filters.opinions import Opinions
+from catsweep.filters.opinions import Opinions, SmallOpinion
 from catsweep.spec.filters import (
     ExcessLossFilter,
     FilterSpec,
@@ -26,8 +26,12 @@ LARGE_RANKS = torch.tensor([9, 0, 255, 4])
 LARGE_PROBS = torch.tensor([0.0625, 0.5, 0.0078125, 0.25])
 
 
+def told_by(logits: torch.Tensor, targets: torch.Tensor, ranks: torch.Tensor, logprobs: torch.Tensor) -> Opinions:
+    return Opinions(SmallOpinion.of(logits, targets), ranks, logprobs)
+
+
 def opinions() -> Opinions:
-    return Opinions(PROBS.log() + 3.0, TARGETS, LARGE_RANKS, LARGE_PROBS.log())
+    return told_by(PROBS.log() + 3.0, TARGETS, LARGE_RANKS, LARGE_PROBS.log())
 
 
 def weights(spec: FilterSpec) -> list[float]:
@@ -49,7 +53,7 @@ def test_top_1_is_the_papers_filter() -> None:
 
 
 def test_top_k_counts_ranks_of_the_large_model_beyond_the_small_ones() -> None:
-    told = Opinions(torch.zeros(2, 600), torch.tensor([599, 599]), torch.tensor([4, 255]), torch.zeros(2))
+    told = told_by(torch.zeros(2, 600), torch.tensor([599, 599]), torch.tensor([4, 255]), torch.zeros(2))
     assert filter_weights(TopKFilter(k=5), told, torch.Generator()).tolist() == [1, 0]
     assert filter_weights(TopKFilter(k=255), told, torch.Generator()).tolist() == [1, 0]  # 255 may be any rank beyond
 
@@ -77,12 +81,12 @@ def test_excess_loss_keeps_where_the_small_model_loses_most_against_the_large_on
 
 def test_excess_loss_compares_tokens_of_one_micro_batch_only() -> None:
     told = opinions()
-    first = Opinions(*(tensor[:2] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
+    first = told_by(*(tensor[:2] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
     spec = ExcessLossFilter(keep=0.5)
     assert filter_weights(spec, first, torch.Generator()).tolist() == [0, 1]
-    second = Opinions(*(tensor[2:] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
+    second = told_by(*(tensor[2:] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
     assert filter_weights(spec, second, torch.Generator()).tolist() == [0, 1]
-    third = Opinions(*(tensor[:3] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
+    third = told_by(*(tensor[:3] for tensor in (PROBS.log(), TARGETS, LARGE_RANKS, LARGE_PROBS.log())))
     assert filter_weights(spec, third, torch.Generator()).sum().item() == 2  # half of three, rounded
     assert filter_weights(spec, told, torch.Generator()).sum().item() == 2
 
@@ -95,10 +99,10 @@ def test_filters_that_judge_each_token_alone_say_the_same_of_parts(spec: FilterS
     logits, targets = torch.randn(60, 9, generator=generator), torch.randint(0, 9, (60,), generator=generator)
     ranks, logprobs = torch.randint(0, 6, (60,), generator=generator), -torch.rand(60, generator=generator) * 4
     parts = [
-        filter_weights(spec, Opinions(logits[part], targets[part], ranks[part], logprobs[part]), generator)
+        filter_weights(spec, told_by(logits[part], targets[part], ranks[part], logprobs[part]), generator)
         for part in (slice(0, 7), slice(7, 40), slice(40, 60))
     ]
-    whole = filter_weights(spec, Opinions(logits, targets, ranks, logprobs), generator)
+    whole = filter_weights(spec, told_by(logits, targets, ranks, logprobs), generator)
     assert torch.allclose(whole, torch.cat(parts), atol=1e-7)
     assert 0 < whole.sum().item() < 60
 
@@ -108,7 +112,7 @@ def test_shuffled_keeps_as_many_as_either() -> None:
 
 
 def test_no_filter_gives_a_weight_beside_zero_and_one() -> None:
-    sure = Opinions(torch.tensor([[80.0, 0.0]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([1e-6]))
+    sure = told_by(torch.tensor([[80.0, 0.0]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([1e-6]))
     assert filter_weights(SoftFilter(), sure, torch.Generator()).tolist() == [1.0]
-    never = Opinions(torch.tensor([[math.log(1e-30), 0.0]]), torch.tensor([0]), torch.tensor([1]), torch.tensor([-6e4]))
+    never = told_by(torch.tensor([[math.log(1e-30), 0.0]]), torch.tensor([0]), torch.tensor([1]), torch.tensor([-6e4]))
     assert 0 <= filter_weights(SoftFilter(), never, torch.Generator()).item() < 1e-29

@@ -9,7 +9,7 @@ import torch
 
 from catsweep.filters.build import filter_weights
 from catsweep.filters.injected import detection, injected_sums
-from catsweep.filters.opinions import Opinions
+from catsweep.filters.opinions import Opinions, SmallOpinion
 from catsweep.losses import build_loss
 from catsweep.spec.filters import (
     CleanOnlyFilter,
@@ -31,7 +31,7 @@ EITHER = torch.tensor([1.0, 1, 0, 1, 0, 1])
 
 
 def opinions() -> Opinions:
-    return Opinions(LOGITS, TARGETS, RANKS, torch.linspace(-3, -0.5, 6), INJECTED)
+    return Opinions(SmallOpinion.of(LOGITS, TARGETS), RANKS, torch.linspace(-3, -0.5, 6), INJECTED)
 
 
 def test_drop_injected_keeps_exactly_the_clean_tokens() -> None:
