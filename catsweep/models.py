@@ -266,21 +266,19 @@ class TargetLogits(nn.Module):
 
     def forward(self, batch: Batch, *, head: bool = True) -> Tensor:
         """head: False, where the fast path is taken, gives the hidden states that the head would see."""
-        if batch.decoder_input_ids_BT is not None:
-            logits_BTV = self.model(
-                input_ids=batch.input_ids_BS,
-                attention_mask=batch.attention_mask_BS,
-                decoder_input_ids=batch.decoder_input_ids_BT,
-                use_cache=False,
-            ).logits
-            return _at(batch.target_places_N, logits_BTV).float()
         if self.fast and not head:
             return self._hidden(batch)
-        return self._fast(batch) if self.fast else self._own(batch)
+        return self._head(self._hidden(batch)) if self.fast else self._own(batch)
 
     def generate(self, **settings: Any) -> Tensor:
         """transformers' generate; a model in shards runs on every rank until the last one has ended."""
         return self.model.generate(synced_gpus=self.sharded, **settings)  # type: ignore[no-any-return]
+
+    @property
+    def plain_head(self) -> nn.Linear | None:
+        """The output head where hidden_ND @ weight_VD.T are the logits; None where there is more to it."""
+        head = self.model.get_output_embeddings()
+        return head if self.fast and type(head) is nn.Linear and head.bias is None else None
 
     @torch.no_grad()
     def in_parts(self, batch: Batch, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
@@ -296,7 +294,9 @@ class TargetLogits(nn.Module):
             yield part, self._head(whole[part]) if self.fast else whole[part]
 
     def _own(self, batch: Batch) -> Tensor:
-        """The model's own logits, from the first column on that holds a target position of any example."""
+        """The model's own logits, of a decoder from the first column on that holds a target position of any example."""
+        if batch.decoder_input_ids_BT is not None:
+            return _at(batch.target_places_N, self._pair_logits(batch)).float()
         width = batch.input_ids_BS.shape[1]
         first = int((batch.target_places_N % width).min()) if self._keeps else 0
         keep = {"logits_to_keep": width - first} if self._keeps else {}
@@ -304,12 +304,32 @@ class TargetLogits(nn.Module):
         rows_N, columns_N = batch.target_places_N // width, batch.target_places_N % width - first
         return logits_BCV[rows_N, columns_N].float()  # type: ignore[no-any-return]
 
-    def _fast(self, batch: Batch) -> Tensor:
-        return self._head(self._hidden(batch))
+    def _pair_logits(self, batch: Batch) -> Tensor:
+        """An encoder-decoder's logits of all positions of its decoder, BTV."""
+        return self.model(  # type: ignore[no-any-return]
+            input_ids=batch.input_ids_BS,
+            attention_mask=batch.attention_mask_BS,
+            decoder_input_ids=batch.decoder_input_ids_BT,
+            use_cache=False,
+        ).logits
 
     def _hidden(self, batch: Batch) -> Tensor:
+        if batch.decoder_input_ids_BT is not None:
+            return self._seen_by_head(batch)
         hidden_BSD = self.model.base_model(**_inputs(batch), use_cache=False).last_hidden_state
         return _at(batch.target_places_N, hidden_BSD)
+
+    def _seen_by_head(self, batch: Batch) -> Tensor:
+        """What an encoder-decoder hands to its head (some scale it before); the head itself is asked about no position."""
+        seen: list[Tensor] = []
+
+        def keep(head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+            seen.append(arguments[0])
+            return (arguments[0][:, :0],)
+
+        with self.model.get_output_embeddings().register_forward_pre_hook(keep):
+            self._pair_logits(batch)
+        return _at(batch.target_places_N, seen[0])
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden_ND).float()  # type: ignore[no-any-return]
@@ -318,13 +338,12 @@ class TargetLogits(nn.Module):
     def choose_path(self, batch: Batch) -> bool:
         """Take the fast path where it gives the model's own logits on this batch; returns whether it does.
 
-        An encoder-decoder's own logits are those of its target positions already. The head is scaled up by a power of
-        two for the comparison (and back, exactly), so that a soft cap shows also on weights that are nearly zero. Only
-        the last positions of each example are read: all logits of long prompts would take gigabytes.
+        The head is scaled up by a power of two for the comparison (and back, exactly), so that a soft cap shows also on
+        weights that are nearly zero. Of a decoder only the last positions of each example are read: all logits of long
+        prompts would take gigabytes.
         """
-        if batch.decoder_input_ids_BT is not None:
-            return False
-        batch = to_device(_excerpt(batch, num_positions=16), self.model.device)
+        batch = _excerpt(batch, num_positions=16) if batch.decoder_input_ids_BT is None else batch
+        batch = to_device(batch, self.model.device)
         training = self.model.training
         self.model.eval()
         head = self.model.get_output_embeddings()
@@ -332,8 +351,8 @@ class TargetLogits(nn.Module):
         factor = 2.0 ** max(0, round(torch.tensor(100.0 / max(largest, 1e-6)).log2().item()))
         head.weight.mul_(factor)
         try:
-            own, fast = self._own(batch), self._fast(batch)
-        except (AttributeError, TypeError):
+            own, fast = self._own(batch), self._head(self._hidden(batch))
+        except (AttributeError, TypeError, IndexError):
             self.fast = False
         else:
             self.fast = self._are_alike(own, fast)

@@ -25,15 +25,18 @@ from catsweep.data import TokenSplit, collate, collate_parts, packed_batch
 from catsweep.errors import TrialDivergedError
 from catsweep.filters.injected import detection
 from catsweep.health import KeptShareWatch
-from catsweep.losses import Loss, build_loss
+from catsweep.losses import build_chunked_loss, build_loss
 from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits, checkpoint_activations
 from catsweep.records import append_step, read_steps
 from catsweep.sharding import local, release, shard, whole
 from catsweep.spec.training import TrainingSpec
-from catsweep.tensors import Batch, LossInputs, TeacherSignal, to_device
+from catsweep.tensors import Batch, Head, HeadInputs, LossInputs, LossOutput, TeacherSignal, to_device
 from catsweep.workers import Workers, first_rank_says
 
+CHUNKED_ABOVE = 2**24
+"""Logits of a micro-batch (target tokens times vocabulary) above which they are made chunk by chunk (see
+catsweep.losses.chunked). Fewer fit into one chunk anyway, and tiny models are as fast without."""
 LOGGED_STEPS = 100
 """Training metrics are written about so many times a run."""
 
@@ -155,7 +158,6 @@ def train(
     """
     if spec.batch_size % workers.size:
         raise ValueError(f"batch_size {spec.batch_size} is not a multiple of the {workers.size} workers")
-    loss = build_loss(spec.loss)
     # Before a checkpoint is loaded: the weights that the trial's seed gave, also when it goes on.
     initial = frozen_copy(module) if judges_by_initial(spec) else None
     if spec.gradient_checkpointing:
@@ -169,6 +171,7 @@ def train(
         replicated = DistributedDataParallel(module)
     if spec.torch_compile:
         replicated = torch.compile(replicated, dynamic=True)  # type: ignore[assignment]
+    batch_loss = BatchLoss(spec, module, replicated, initial)
     optimizer = make_optimizer(module, spec)
     order = data.order(spec.batch_size, seed)
     every = max(1, spec.steps // LOGGED_STEPS)
@@ -182,7 +185,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         mine = order.batch(step - 1)[workers.rank :: workers.size]
-        sums = _step(replicated, optimizer, data, mine, loss, spec, initial, seed=seed, step=step, workers=workers)
+        sums = _step(batch_loss, optimizer, data, mine, seed=seed, step=step, workers=workers)
         if step % every == 0 or step == spec.steps or step in evaluate_at:
             metrics = readable(sums, spec, step)
             if folder and workers.rank == 0:
@@ -219,7 +222,7 @@ def train_part(
     Batches and learning rates are those of these steps of the run. Returns sums over the steps, as `readable` takes
     them; the gradient's norm is their largest. Raises TrialDivergedError.
     """
-    loss = build_loss(spec.loss)
+    batch_loss = BatchLoss(spec, module, module, initial)
     optimizer = make_optimizer(module, spec)
     order = data.order(spec.batch_size, seed)
     module.train()
@@ -228,7 +231,7 @@ def train_part(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         mine = order.batch(step - 1)
-        sums = _step(module, optimizer, data, mine, loss, spec, initial, seed=seed, step=step, workers=workers)
+        sums = _step(batch_loss, optimizer, data, mine, seed=seed, step=step, workers=workers)
         norm = torch.maximum(sums["grad_norm"], total.get("grad_norm", sums["grad_norm"]))
         total = {name: value + total.get(name, 0) for name, value in sums.items()} | {"grad_norm": norm}
     values = {name: float(value) for name, value in total.items()}
@@ -236,20 +239,59 @@ def train_part(
     return values
 
 
+class BatchLoss:
+    """The loss of a micro-batch: from all its logits, or where these are many and hidden states times head, in chunks.
+
+    module: the model. replicated: the same as the ranks call it. initial: the model that the filter asks, where that is
+    the one before the first step.
+    """
+
+    def __init__(
+        self, spec: TrainingSpec, module: TargetLogits, replicated: nn.Module, initial: TargetLogits | None
+    ) -> None:
+        self.spec = spec
+        self.module = module
+        self.replicated = replicated
+        self.initial = initial
+        self.plain = build_loss(spec.loss)
+        self.chunked = build_chunked_loss(spec.loss)
+
+    def __call__(self, batch: Batch, generator: torch.Generator, step: int) -> LossOutput:
+        """step: 1 to spec.steps. generator: see LossInputs."""
+        known, steps = (batch.target_ids_N, batch.teacher, generator), (step, self.spec.steps)
+        module, initial = self.module, self.initial
+        head = module.plain_head
+        chunked = head is not None and len(batch.target_ids_N) * head.weight.shape[0] > CHUNKED_ABOVE
+        with torch.autocast(batch.target_ids_N.device.type, torch.bfloat16, enabled=self.spec.bf16):
+            with torch.no_grad():
+                first = None if initial is None else initial(batch, head=not chunked)
+            result = self.replicated(batch, head=not chunked)
+        if not chunked:
+            return self.plain(LossInputs(result, *known, *steps, first, batch.injected_N))
+        asked = None if initial is None or first is None else self._head(initial, first)
+        return self.chunked(HeadInputs(self._head(module, result), *known, *steps, asked, batch.injected_N))
+
+    def _head(self, module: TargetLogits, hidden_ND: Tensor) -> Head:
+        """Hidden states and the head's weights. Of a model in shards these are whole after its forward pass."""
+        assert module.plain_head is not None
+        weight_VD = module.plain_head.weight
+        if self.spec.bf16:
+            return Head(hidden_ND.bfloat16(), weight_VD.bfloat16())
+        return Head(hidden_ND, weight_VD)
+
+
 def _step(
-    replicated: nn.Module,
+    batch_loss: BatchLoss,
     optimizer: torch.optim.Optimizer,
     data: TrainingData | MixedData,
     mine: NDArray[np.int64],
-    loss: Loss,
-    spec: TrainingSpec,
-    initial: TargetLogits | None,
     *,
     seed: int,
     step: int,
     workers: Workers,
 ) -> dict[str, Tensor]:
     """One optimiser step; returns sums over the whole batch and the gradient's norm."""
+    spec, replicated = batch_loss.spec, batch_loss.replicated
     _seed_torch(mix_seed(seed, step, workers.rank))
     generator = torch.Generator().manual_seed(mix_seed(seed, step, workers.rank, 1))
     optimizer.zero_grad(set_to_none=True)
@@ -260,14 +302,7 @@ def _step(
         # Shards add each micro-batch's gradient to their own part at once: a whole one would take the memory they save.
         with nullcontext() if last or workers.size == 1 or workers.sharded else replicated.no_sync():  # type: ignore[operator]
             batch = to_device(data.batch(indices), workers.device)
-            with torch.autocast(workers.device.type, torch.bfloat16, enabled=spec.bf16):
-                with torch.no_grad():
-                    initial_NV = None if initial is None else initial(batch)
-                logits_NV = replicated(batch)
-            targets_N, teacher = batch.target_ids_N, batch.teacher
-            output = loss(
-                LossInputs(logits_NV, targets_N, teacher, generator, step, spec.steps, initial_NV, batch.injected_N)
-            )
+            output = batch_loss(batch, generator, step)
             torch.autograd.backward(output.loss_sum)
         sums = {"loss": output.loss_sum.detach(), "target": output.num_target, "kept": output.num_kept, **output.sums}
         total = {name: value + total.get(name, 0) for name, value in sums.items()}

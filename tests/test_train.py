@@ -30,7 +30,7 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
-from catsweep.train import BatchOrder, MixedData, TrainingData, learning_rate, train
+from catsweep.train import BatchLoss, BatchOrder, MixedData, TrainingData, learning_rate, train
 from catsweep.workers import Workers
 
 CONFIG = {
@@ -178,6 +178,89 @@ def test_a_run_in_bfloat16_keeps_float32_weights_that_stay_near_those_of_float32
 def test_compiled_steps_are_the_same_steps() -> None:
     compiled = run(spec(CatXentLoss(), torch_compile=True, max_grad_norm=None))
     assert torch.allclose(run(spec(CatXentLoss(), max_grad_norm=None)), compiled, rtol=1e-4, atol=1e-5)
+
+
+def fast_module(dtype: torch.dtype = torch.float32, **config: object) -> TargetLogits:
+    spec = ScratchModel(config={**CONFIG, **config}, tokenizer=ByteTokenizer())
+    trained = TargetLogits(build_model(spec, make_tokenizer(ByteTokenizer(), []), seed=0)).to(dtype)
+    assert trained.choose_path(some_data().batch(np.arange(4)))
+    return trained
+
+
+def run_fast(training: TrainingSpec, workers: Workers = ONE, *, above: int, **model: object) -> Tensor:
+    """A run of a model whose logits are hidden states times head, chunk by chunk where they are more than `above`."""
+    trained = fast_module(**model)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("catsweep.train.CHUNKED_ABOVE", above)
+        train(
+            trained, some_data(), training, seed=7, workers=workers, evaluate_at=[], on_evaluation=lambda step: None
+        )  # fmt: skip
+    return flat(trained)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "loss", [*LOSSES, *FURTHER_LOSSES], ids=lambda loss: f"{loss.kind}-{getattr(loss, 'filter', loss).kind}"
+)
+def test_a_micro_batch_in_chunks_has_the_loss_and_the_gradients_of_the_plain_one(
+    loss: LossSpec, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for above in (2**40, 0):
+        monkeypatch.setattr("catsweep.train.CHUNKED_ABOVE", above)
+        trained, initial = fast_module(tie_word_embeddings=tied), fast_module()
+        with torch.no_grad():
+            next(initial.parameters()).mul_(2)
+        output = BatchLoss(spec(loss), trained, trained, initial)(
+            some_data().batch(np.arange(20)), torch.Generator().manual_seed(0), 3
+        )
+        torch.autograd.backward(output.loss_sum)
+        found.append((output, [parameter.grad for parameter in trained.parameters()]))
+    (plain, expected), (chunked, gradients) = found
+    torch.testing.assert_close(chunked.loss_sum, plain.loss_sum, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close({**chunked.sums, "kept": chunked.num_kept}, {**plain.sums, "kept": plain.num_kept})
+    for one, other in zip(gradients, expected, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+
+
+def test_steps_in_chunks_in_bfloat16_stay_near_the_plain_ones() -> None:
+    start = flat(fast_module())
+    plain, chunked = (run_fast(spec(CatXentLoss(), bf16=True), above=above) for above in (2**40, 0))
+    assert torch.nn.functional.cosine_similarity(plain - start, chunked - start, dim=0) > 0.95
+
+
+def _chunked_runs(workers: Workers, micro_batch_size: int | None) -> list[Tensor]:
+    return [
+        run_fast(
+            spec(loss, micro_batch_size=micro_batch_size),
+            workers,
+            above=0,
+            dtype=torch.float64,
+            tie_word_embeddings=tied,
+        )
+        for loss in LOSSES[2:4]
+        for tied in (False, True)
+    ]
+
+
+def _chunked_rank(rank: int, store: str, result: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    for sharded in (False, True):
+        torch.save(_chunked_runs(Workers(rank, 2, torch.device("cpu"), sharded), 4), f"{result}.{sharded}.{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_with_chunks_take_the_steps_of_one(tmp_path: Path) -> None:
+    """The ranks see the head's gradient, whether they hold all weights each or shards."""
+    mp.spawn(_chunked_rank, args=(str(tmp_path / "store"), str(tmp_path / "weights")), nprocs=2)
+    alone = _chunked_runs(ONE, None)
+    for sharded in (False, True):
+        for rank in (0, 1):
+            for one, two in zip(alone, torch.load(f"{tmp_path / 'weights'}.{sharded}.{rank}"), strict=True):
+                torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-7)
 
 
 def _rank(rank: int, store: str, result: str) -> None:

@@ -173,7 +173,7 @@ def test_an_encoder_decoder_pair_goes_the_whole_way(make_sweep: Callable[..., Sw
     assert facts["architecture"] == "encoder_decoder"
     record, _ = run(build_confirm(trial(sweep, LOSSES[2]), 0), tmp_path, tmp_path / "trial")
     assert record.small_shape["num_encoder_layers"] == 1
-    assert record.facts["target_positions_only"] is False
+    assert record.facts["target_positions_only"] is True
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
