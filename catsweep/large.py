@@ -33,10 +33,10 @@ from catsweep.models import (
     build_model,
     load_config,
     model_key,
-    model_shape,
 )
 from catsweep.records import building, held, is_complete, read_rows, write_rows
 from catsweep.served import served_rows, served_signal
+from catsweep.shapes import model_shape
 from catsweep.sharding import shard, whole_weights
 from catsweep.spec.model import FinetuneSpec, LargePretrained, LargeScratch
 from catsweep.spec.sweep import DistributionSpec, SweepSpec

@@ -19,9 +19,10 @@ from catsweep.errors import CatsweepError, OutOfReachError
 from catsweep.inputs import Inputs, read_inputs, shared_texts
 from catsweep.large import EVALUATION_SPLITS
 from catsweep.mixture import read_mixture
-from catsweep.models import load_config, model_shape
+from catsweep.models import load_config
 from catsweep.prepare import prepared_path
 from catsweep.records import is_complete, read_json, read_records
+from catsweep.shapes import model_shape
 from catsweep.space import check_search, rungs, strata, training_tree
 from catsweep.spec.dimensions import examples
 from catsweep.spec.load import Sweep

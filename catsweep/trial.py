@@ -34,7 +34,7 @@ from catsweep.filters.injected import DETECTION
 from catsweep.health import starved
 from catsweep.large import EVALUATION_SPLITS, gather_rows, task_metrics
 from catsweep.lora import add_adapters, merged, num_parameters, num_trained_parameters
-from catsweep.models import TargetLogits, build_model, load_config, model_shape
+from catsweep.models import TargetLogits, build_model, load_config
 from catsweep.prepare import Prepared, load_prepared
 from catsweep.records import (
     SECOND_OBJECTIVE,
@@ -46,6 +46,7 @@ from catsweep.records import (
     write_record,
     write_rows,
 )
+from catsweep.shapes import model_shape
 from catsweep.sharding import whole_weights
 from catsweep.spec.filters import CleanOnlyFilter, NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name

@@ -29,9 +29,9 @@ from catsweep.models import (
     load_tokenizer,
     make_tokenizer,
     model_key,
-    model_shape,
     tokenizer_key,
 )
+from catsweep.shapes import model_shape
 from catsweep.spec.model import BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, ScratchModel
 from catsweep.tensors import Batch
 
