@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ def model_shape(config: Any) -> ModelShape:
 
     Of a mixture of experts only those that one token visits count.
     """
-    kind: Hashable = type(config)
+    kind: Any = type(config)
     return _counted(kind, config.to_json_string(use_diff=False))
 
 
