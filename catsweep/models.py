@@ -7,6 +7,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -318,7 +319,13 @@ class TargetLogits(nn.Module):
         return _at(batch.target_places_N, hidden_BSD)
 
     def _seen_by_head(self, batch: Batch) -> Tensor:
-        """What an encoder-decoder hands to its head (some scale it before); the head itself is asked about no position."""
+        with self.head_inputs() as seen:
+            self._pair_logits(batch)
+        return _at(batch.target_places_N, seen[0])
+
+    @contextmanager
+    def head_inputs(self) -> Iterator[list[Tensor]]:
+        """What an encoder-decoder hands to its head within (some scale it before); the head is asked about no position."""
         seen: list[Tensor] = []
 
         def keep(head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
@@ -326,8 +333,7 @@ class TargetLogits(nn.Module):
             return (arguments[0][:, :0],)
 
         with self.model.get_output_embeddings().register_forward_pre_hook(keep):
-            self._pair_logits(batch)
-        return _at(batch.target_places_N, seen[0])
+            yield seen
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden_ND).float()  # type: ignore[no-any-return]

@@ -131,8 +131,13 @@ class Reading:
         model = self.module.model
         arguments = {self.ids: ids_BT, **inputs, **self.settings}
         if self.module.fast:
-            hidden_BTD = model.base_model(**arguments).last_hidden_state
-            return hidden_BTD[:, -1] if columns_N is None else hidden_BTD[rows_N, columns_N]  # type: ignore[no-any-return]
+            if model.config.is_encoder_decoder:
+                with self.module.head_inputs() as seen:
+                    model(**arguments)
+                hidden_BTD = seen[0]
+            else:
+                hidden_BTD = model.base_model(**arguments).last_hidden_state
+            return hidden_BTD[:, -1] if columns_N is None else hidden_BTD[rows_N, columns_N]
         width = ids_BT.shape[1]
         first = width - 1 if columns_N is None else int(columns_N.min())
         keep = {"logits_to_keep": width - first} if self.keeps else {}

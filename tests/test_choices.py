@@ -44,8 +44,8 @@ CHOICES[3][1][:3] = CHOICES[3][0][:3]
 def test_choices_from_one_pass_over_the_prompt_equal_a_row_for_each(config: dict[str, Any], fast: bool) -> None:
     module = make(config)
     architecture = architecture_of(module.model.config)
-    if fast and architecture == "decoder":
-        module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=None))
+    if fast:
+        module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture=architecture, pad_id=0, start_id=0))
     assert shares_prompts(module, 0, architecture)
     shared = shared_statistics(module, PROMPTS, CHOICES, 0, architecture)
     plain = plain_statistics(module, PROMPTS, CHOICES, 0, architecture)
