@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,13 +240,17 @@ class _Parts:
     arrays: dict[str, NDArray[Any]]
 
     def restore(self) -> int:
-        """The number of batches that are kept; their values stand in the arrays then."""
+        """The number of batches that are kept; their values stand in the arrays then. What is damaged is not kept."""
         done = 0
         while (path := self._path(done)).exists():
-            with np.load(path) as part:
-                for name, array in self.arrays.items():
-                    array[part["places"]] = part[name]
-                done = int(part["end"])
+            try:
+                with np.load(path) as stored:
+                    part = {name: stored[name] for name in ("places", "end", *self.arrays)}
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                break
+            for name, array in self.arrays.items():
+                array[part["places"]] = part[name]
+            done = int(part["end"])
         return done
 
     def save(self, first: int, end: int, places: NDArray[np.int64]) -> None:

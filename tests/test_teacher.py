@@ -152,6 +152,28 @@ def test_a_pass_that_was_killed_goes_on_where_it_was_and_gives_the_same_bits(tmp
             assert vars(signal)[name].tobytes() == array.tobytes(), name
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_kept_part_that_is_damaged_is_looked_at_again(tmp_path: Path, damage: str) -> None:
+    distribution = DistributionSpec(num_entries=3)
+    whole, _ = run(distribution, batch_size=1)
+    dying = DiesInTheThirdBatch(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
+    with pytest.raises(Killed):
+        run(distribution, batch_size=1, parts=tmp_path, module=dying)
+    first, second = sorted(tmp_path.iterdir())
+    content = bytearray(second.read_bytes())
+    place = content.index(b"logprob.npy") + 150  # in the numbers of the array
+    content[place] ^= 1
+    second.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    again = DiesInTheThirdBatch(build_model(ScratchModel(config=CONFIG), TOKENIZER, seed=0))
+    signal = teacher_pass(
+        again, some_split(), architecture="decoder", pad_id=0, start_id=None, distribution=distribution,
+        vocab_size=len(TOKENIZER), batch_size=1, seed=0, device=torch.device("cpu"), parts=tmp_path,
+    )  # fmt: skip
+    assert again.num_batches == 2
+    assert first.exists()
+    assert signal.logprob.tobytes() == whole.logprob.tobytes()
+
+
 def test_a_stored_signal_is_read_back(tmp_path: Path) -> None:
     signal, _ = run(DistributionSpec(num_entries=3))
     signal.save(tmp_path)
