@@ -25,6 +25,15 @@ class SweepScheduler(FIFOScheduler):  # type: ignore[misc]
         self.search = search
         self.ashas: dict[tuple[str, str], Any] = {}
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The newest trial that waits, or None.
+
+        A process that got free goes to the trial that is chosen here, and where that one had asked for a process of its
+        own, Tune kills this. The oldest waiting trial is the one whose process is starting: given to it, every trial
+        that ends would kill a start, and a slot whose start takes longer than a trial would never be used.
+        """
+        return next((trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING"), None)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial joins its study's ASHA, with what it reported before it was interrupted."""
         forget_decision(self.search.folder / trial.config["trial_id"])

@@ -92,6 +92,17 @@ def test_neither_trials_nor_late_tasks_wait_for_ever(tmp_path: Path, cluster: Cl
 
 
 @pytest.mark.slow
+def test_a_slot_that_gets_free_late_is_used_though_its_process_takes_longer_to_start_than_a_trial_runs(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    # `slow-patient` holds the second slot until trials of `a` have run in the first one; then its own trials take 0.5 s.
+    result = run(make_sweep(["a", "slow-patient"], space={}, search__num_samples=50), tmp_path, cluster)
+    assert Counter(record.task for record in result.records) == {"a": 52, "slow-patient": 52}
+    processes = Counter(pid for trial_id, pid in calls(tmp_path, "start") if "slow-patient" in trial_id)
+    assert len(processes) == 2, processes
+
+
+@pytest.mark.slow
 def test_asha_stops_trials_and_the_sweep_can_be_extended(tmp_path: Path, cluster: Cluster) -> None:
     scheduler = {"type": "asha", "grace_period": 1, "reduction_factor": 3}
     result = run(make_sweep(["a"], search__num_samples=8, search__scheduler=scheduler), tmp_path, cluster)

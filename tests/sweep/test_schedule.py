@@ -126,3 +126,12 @@ def test_a_trial_with_several_workers_gets_its_decision_through_its_folder(tmp_p
     assert read_json(tmp_path / second / "decision.json") == {"step": 1, "stop": True}
     assert play.report(second, 1, 0.1) == "CONTINUE"  # Tune hands the last report over again when a trial ends
     assert play.end(second) == "stopped"
+
+
+def test_a_process_that_got_free_goes_to_the_newest_trial_and_not_to_one_whose_process_is_starting(tmp_path: Path) -> None:
+    trials = [SimpleNamespace(status=status) for status in ("TERMINATED", "RUNNING", "PENDING", "PENDING", "RUNNING")]
+    controller = SimpleNamespace(get_trials=lambda: trials)
+    scheduler = Play(tmp_path, space={}).scheduler
+    assert scheduler.choose_trial_to_run(controller) is trials[3]
+    trials[2].status = trials[3].status = "RUNNING"
+    assert scheduler.choose_trial_to_run(controller) is None
