@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -242,16 +243,16 @@ CHUNK_ROWS = 1_000
 
 def _write_split(folder: Path, split: str, examples: Sequence[Example], encoder: Encoder) -> None:
     names = ("prompts", "targets", "choices")
-    lengths: dict[str, list[int]] = {name: [] for name in (*names, "choice_offsets")}
+    lengths = {name: array("q") for name in (*names, "choice_offsets")}
     with ExitStack() as stack:
         texts = stack.enter_context(pq.ParquetWriter(folder / f"{split}.parquet", TEXTS))
         ids = {name: stack.enter_context(_GrowingArray(folder / f"{split}.{name}.ids.npy")) for name in names}
         for start in range(0, len(examples), CHUNK_ROWS):
             rows = examples[start : start + CHUNK_ROWS]
             for name, lists in zip(names, encoder.encode(rows), strict=True):
-                lengths[name] += map(len, lists)
+                lengths[name].extend(map(len, lists))
                 ids[name].append(lists)
-            lengths["choice_offsets"] += [len(example.choices) for example in rows]
+            lengths["choice_offsets"].extend(len(example.choices) for example in rows)
             columns = [[getattr(example, name) for example in rows] for name in TEXTS.names]
             texts.write_table(pa.table(columns, schema=TEXTS))
     for name in names:
@@ -285,7 +286,7 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
-def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 

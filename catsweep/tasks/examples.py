@@ -6,11 +6,12 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from catsweep import records
 from catsweep.cascade.metrics import Metric, metric_of
@@ -19,11 +20,12 @@ from catsweep.spec.base import Json, digest
 from catsweep.spec.source import PackageSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.fingerprint import source_fingerprint
+from catsweep.tasks.groups import Groups, group_rows, hash_key
 from catsweep.tasks.overlap import source_keys
 from catsweep.tasks.process import NothingLeftError, apply_steps
 from catsweep.tasks.render import Place, choose_template, question_key, render, render_group_keys
 from catsweep.tasks.sources import Reading, Verify, given_splits, read_split
-from catsweep.tasks.splits import SPLITS, cap, components, cut, hash_key
+from catsweep.tasks.splits import SPLITS, cap, cut
 from catsweep.tasks.store import Example, RowSpool, StoredExamples, write_examples
 
 __all__ = ["SPLITS", "Example", "StoredExamples", "TaskExamples", "load_examples", "load_task_data", "preview"]
@@ -115,19 +117,21 @@ def _make_examples(
     groups = _groups(places)
     division = cut(groups, task.task)
     num_kept = {}
-    for split, positions in division.positions.items():
-        kept = cap(positions, groups, caps[split])
-        examples = (places[given].example(index, groups[given][index]) for given, index in kept)
+    for split, whole in division.rows.items():
+        kept = cap(whole, groups, caps[split])
+        number_of_row, here = groups.numbers[kept.given], places[kept.given]
+        examples = (here.example(int(index), groups.key(number_of_row[index])) for index in kept.indices)
         num_kept[split] = write_examples(folder / f"{split}.arrow", examples)
-    all_groups = {split: {groups[given][index] for given, index in division.positions[split]} for split in SPLITS}
-    sizes = Counter(key for keys in groups.values() for key in keys)
+    sizes = np.bincount(np.concatenate(list(groups.numbers.values())))
     return {
         "num_source_rows": {split: len(rows[split]) for split in rows},
         "num_dropped": division.num_dropped,
-        "num_rows": {split: len(division.positions[split]) for split in SPLITS},
-        "num_groups": {split: len(all_groups[split]) for split in SPLITS},
+        "num_rows": {split: len(division.rows[split]) for split in SPLITS},
+        "num_groups": {
+            split: len(np.unique(groups.numbers[part.given][part.indices])) for split, part in division.rows.items()
+        },
         "num_kept_rows": {split: num_kept[split] for split in SPLITS},
-        "largest_group_share": max(sizes.values()) / sizes.total(),
+        "largest_group_share": int(sizes.max()) / int(sizes.sum()),
     }
 
 
@@ -151,8 +155,8 @@ def preview(
                 tested.example(index, "")
     rows = _first_rows(task, num_rows, reading)
     places = _Places(task, _name(task, "train"), rows)
-    groups = _groups({"train": places})["train"]
-    return [places.example(index, group) for index, group in enumerate(groups)]
+    groups = _groups({"train": places})
+    return [places.example(index, groups.key(group)) for index, group in enumerate(groups.numbers["train"])]
 
 
 def first_columns(task: TaskSpec, *, cache: Path | None, data_root: Path | None, verify: Verify) -> set[str]:
@@ -205,11 +209,9 @@ def _name(task: TaskSpec, split: str) -> str:
     return given_splits(task.source).get(split, split)
 
 
-def _groups(places: Mapping[str, _Places]) -> dict[str, list[str]]:
-    """The group key of each row of each given split; rows of all splits together that share any key have the same."""
-    keys = {split: [here.group_keys(index) for index in range(len(here.rows))] for split, here in places.items()}
-    merged = iter(components([row_keys for split_keys in keys.values() for row_keys in split_keys]))
-    return {split: [next(merged) for _ in split_keys] for split, split_keys in keys.items()}
+def _groups(places: Mapping[str, _Places]) -> Groups:
+    """The group of each row of each given split."""
+    return group_rows({split: map(here.group_keys, range(len(here.rows))) for split, here in places.items()})
 
 
 def has_ids(task: TaskSpec) -> bool:

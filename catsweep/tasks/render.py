@@ -20,8 +20,8 @@ from catsweep.spec.task import Origin, TaskSpec
 from catsweep.spec.templates import QUESTION_FIELD, is_template, used_columns
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.columns import Row, column_value
+from catsweep.tasks.groups import hash_key
 from catsweep.tasks.sandbox import BoundedEnvironment, bounded
-from catsweep.tasks.splits import hash_key
 from catsweep.tasks.texts import plain_text
 
 

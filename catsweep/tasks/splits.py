@@ -7,11 +7,13 @@ the order of a hash of the key.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from catsweep.errors import DataError
+from catsweep.tasks.groups import Groups
 
 SPLITS = ("train", "validation", "calibration", "test")
 PRIORITY = ("test", "calibration", "validation", "train")
@@ -20,25 +22,24 @@ MAX_EVALUATION_ROWS = 1_000
 MIN_TEST_ROWS = 500
 """Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
 
-Position = tuple[str, int]
-"""A given split ("train", "validation" or "test") and the index of a row in it."""
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one given split ("train", "validation" or "test"). indices: where they stand in it, ascending."""
+
+    given: str
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The rows of each split, in the order of their positions, and how many rows each given split lost."""
+    """The rows of each split, and how many rows each given split lost."""
 
-    positions: dict[str, list[Position]]
+    rows: dict[str, Rows]
     num_dropped: dict[str, int]
-
-
-def hash_key(key: str, purpose: bytes = b"") -> bytes:
-    """16 bytes that depend on the text and the purpose alone: not on the process, the platform or PYTHONHASHSEED.
-
-    purpose: at most 16 bytes. Rows that were picked by one hash must be cut by another: else the rows that were picked
-    first would all lie in test.
-    """
-    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, person=purpose).digest()
 
 
 def evaluation_size(num_rows: int) -> int:
@@ -49,98 +50,75 @@ def evaluation_size(num_rows: int) -> int:
     return MAX_EVALUATION_ROWS if num_rows > 10_000 else max(MIN_EVALUATION_ROWS, num_rows // 10)
 
 
-def cut(groups: Mapping[str, Sequence[str]], task: str) -> Cut:
+def cut(groups: Groups, task: str) -> Cut:
     """Cut given splits into the four.
 
-    groups: given split ("train", and "validation" and "test" where given) -> group key of each of its rows.
-    task: its name, for messages. Raises DataError: an empty split, too few rows, groups too large to cut.
+    groups: of the rows of "train", and of "validation" and "test" where given. task: its name, for messages.
+    Raises DataError: an empty split, too few rows, groups too large to cut.
     """
-    kept, num_dropped = _drop_shared(groups)
-    for split, indices in kept.items():
-        if not indices:
-            raise DataError(_nothing_left(task, split, len(groups[split])))
-    positions = {split: [(split, index) for index in indices] for split, indices in kept.items()}
+    kept = _drop_shared(groups)
+    for split, rows in kept.items():
+        if not len(rows):
+            raise DataError(_nothing_left(task, split, len(groups.numbers[split])))
     missing = [split for split in PRIORITY if split not in kept]
-    num_rows = len(kept["train"])
-    size = evaluation_size(num_rows)
+    group_of_row, left = groups.numbers["train"], kept["train"].indices
+    size = evaluation_size(len(left))
     needed = MIN_EVALUATION_ROWS * (len(missing) + 1)
-    if num_rows < needed:
+    if len(left) < needed:
         raise DataError(
-            f"task {task}: found {num_rows} training rows (of {len(groups['train'])}, after those that share a group "
+            f"task {task}: found {len(left)} training rows (of {len(group_of_row)}, after those that share a group "
             f"key with a given split were dropped); expected at least {needed}: {MIN_EVALUATION_ROWS} each for "
             f"{', '.join(missing)} and train. Give more rows, or name the splits in `source`"
         )
-    members: dict[str, list[int]] = {}
-    for index in kept["train"]:
-        members.setdefault(groups["train"][index], []).append(index)
+    rows_of_split = dict(kept)
     for split in missing:
-        chosen = _take_groups(members, size)
-        if len(chosen) < MIN_EVALUATION_ROWS:
-            largest = max((len(rows) for rows in members.values()), default=0)
+        sizes = np.bincount(group_of_row[left], minlength=len(groups.rank))
+        is_chosen = _choose_groups(sizes, groups.rank, size)[group_of_row[left]]
+        if is_chosen.sum() < MIN_EVALUATION_ROWS:
             raise DataError(
-                f"task {task}: found {len(chosen)} rows for {split}; expected {size} in whole groups, but the largest "
-                f"of the {len(members)} groups left has {largest} rows. Write a finer `doc_to_group`, or name the "
-                "split in `source`"
+                f"task {task}: found {is_chosen.sum()} rows for {split}; expected {size} in whole groups, but the largest "
+                f"of the {np.count_nonzero(sizes)} groups left has {sizes.max()} rows. Write a finer `doc_to_group`, or "
+                "name the split in `source`"
             )
-        positions[split] = [("train", index) for index in chosen]
-    positions["train"] = [("train", index) for index in sorted(i for rows in members.values() for i in rows)]
-    return Cut({split: positions[split] for split in SPLITS}, num_dropped)
+        rows_of_split[split] = Rows("train", left[is_chosen])
+        left = left[~is_chosen]
+    rows_of_split["train"] = Rows("train", left)
+    return Cut(
+        {split: rows_of_split[split] for split in SPLITS},
+        {split: len(groups.numbers[split]) - len(rows) for split, rows in kept.items()},
+    )
 
 
-def cap(positions: list[Position], groups: Mapping[str, Sequence[str]], max_rows: int | None) -> list[Position]:
+def cap(rows: Rows, groups: Groups, max_rows: int | None) -> Rows:
     """At most `max_rows` of a split, the first groups by hash: a smaller cap gives a subset of a larger one."""
-    if max_rows is None or len(positions) <= max_rows:
-        return positions
-    ordered = sorted(positions, key=lambda position: (_order(groups[position[0]][position[1]]), position))
-    return sorted(ordered[:max_rows])
+    if max_rows is None or len(rows) <= max_rows:
+        return rows
+    by_rank = np.argsort(groups.rank[groups.numbers[rows.given][rows.indices]], kind="stable")
+    return Rows(rows.given, np.sort(rows.indices[by_rank[:max_rows]]))
 
 
-def components(links: Sequence[Sequence[str]]) -> list[str]:
-    """A group key for each row such that rows with a common text, also through other rows, have the same key.
-
-    links: the texts of each row, at least one. The key is the smallest text of the connected component.
-    """
-    parent: dict[str, str] = {}
-
-    def find(text: str) -> str:
-        parent.setdefault(text, text)
-        while parent[text] != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for texts in links:
-        root = find(texts[0])
-        for text in texts[1:]:
-            other = find(text)
-            root, child = min(root, other), max(root, other)  # the smallest text is the root of its component
-            parent[child] = root
-    return [find(texts[0]) for texts in links]
-
-
-def _order(key: str) -> bytes:
-    return hash_key(key, b"split")
-
-
-def _drop_shared(groups: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[int]], dict[str, int]]:
-    seen: set[str] = set()
-    kept: dict[str, list[int]] = {}
+def _drop_shared(groups: Groups) -> dict[str, Rows]:
+    seen = np.zeros(len(groups.rank), bool)
+    kept = {}
     for split in PRIORITY:
-        if split in groups:
-            kept[split] = [index for index, key in enumerate(groups[split]) if key not in seen]
-            seen.update(groups[split])
-    return kept, {split: len(groups[split]) - len(indices) for split, indices in kept.items()}
+        if split in groups.numbers:
+            numbers = groups.numbers[split]
+            kept[split] = Rows(split, np.flatnonzero(~seen[numbers]))
+            seen[numbers] = True
+    return kept
 
 
-def _take_groups(members: dict[str, list[int]], size: int) -> list[int]:
-    """Remove whole groups from `members` in hash order, each that still fits into `size` rows."""
-    chosen: list[int] = []
-    for key in sorted(members, key=_order):
-        if len(chosen) + len(members[key]) <= size:
-            chosen += members.pop(key)
-        if len(chosen) == size:
+def _choose_groups(sizes: NDArray[np.int64], rank: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Which groups are taken: in the order of their ranks each that still fits into `size` rows. sizes: rows, (G,)."""
+    is_chosen = np.zeros(len(sizes), bool)
+    num_rows = 0
+    for group in np.argsort(rank):
+        if sizes[group] and num_rows + sizes[group] <= size:
+            is_chosen[group] = True
+            num_rows += sizes[group]
+        if num_rows == size:
             break
-    return sorted(chosen)
+    return is_chosen
 
 
 def _nothing_left(task: str, split: str, num_rows: int) -> str:

@@ -128,7 +128,9 @@ def test_a_trial_with_several_workers_gets_its_decision_through_its_folder(tmp_p
     assert play.end(second) == "stopped"
 
 
-def test_a_process_that_got_free_goes_to_the_newest_trial_and_not_to_one_whose_process_is_starting(tmp_path: Path) -> None:
+def test_a_process_that_got_free_goes_to_the_newest_trial_and_not_to_one_whose_process_is_starting(
+    tmp_path: Path,
+) -> None:
     trials = [SimpleNamespace(status=status) for status in ("TERMINATED", "RUNNING", "PENDING", "PENDING", "RUNNING")]
     controller = SimpleNamespace(get_trials=lambda: trials)
     scheduler = Play(tmp_path, space={}).scheduler

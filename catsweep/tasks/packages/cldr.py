@@ -6,8 +6,8 @@ import datetime
 from typing import Any
 
 from catsweep.spec.package import CldrNames, CldrTable, Dates
+from catsweep.tasks.groups import components
 from catsweep.tasks.packages.pools import Pool, check_known, first_by_hash
-from catsweep.tasks.splits import components
 
 
 def cldr_names(reader: CldrNames) -> Pool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 from catsweep.spec.package import NumberWords
+from catsweep.tasks.groups import hash_key
 from catsweep.tasks.packages.pools import Pool, check_known
-from catsweep.tasks.splits import hash_key
 
 
 def number_words(reader: NumberWords) -> Pool:

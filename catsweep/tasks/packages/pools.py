@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from catsweep.errors import DataError
 from catsweep.spec.yaml import did_you_mean
-from catsweep.tasks.splits import components, hash_key
+from catsweep.tasks.groups import components, hash_key
 
 Pool = list[dict[str, Any]]
 """Rows; every one has the columns `id` and `group` too."""
