@@ -16,6 +16,8 @@ from catsweep.errors import DataError
 from catsweep.spec.source import FilesSource
 
 MAX_FIELD_CHARACTERS = 100_000_000
+PARQUET_BUFFER = 2**16
+"""Bytes of each column that are read at once."""
 
 
 def read_files(source: FilesSource, split: str, max_rows: int | None = None) -> Iterator[dict[str, Any]]:
@@ -103,9 +105,15 @@ def _record(path: Path, line: int, header: list[str], values: list[str]) -> dict
     return dict(zip(header, values, strict=True))
 
 
+def open_parquet(file: Any) -> pq.ParquetFile:
+    """A Parquet file whose row groups are read in pieces: as Arrow does it by default, a whole one lies in memory, which may
+    be the whole file. file: open, or a path."""
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=PARQUET_BUFFER)
+
+
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
+        with path.open("rb") as raw, open_parquet(raw) as file:
             for batch in file.iter_batches(batch_size=1_000):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:

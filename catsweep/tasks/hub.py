@@ -19,7 +19,7 @@ from catsweep.errors import DataError, OutOfReachError
 from catsweep.spec.source import Alternative, HubLocation, HubSource
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.expect import check_expectation
-from catsweep.tasks.files import read_json_lines
+from catsweep.tasks.files import open_parquet, read_json_lines
 from catsweep.tasks.hub_remote import hub_is_out_of_reach, open_remote
 from catsweep.tasks.hub_split import HubSplit, shown, with_renamed_columns
 from catsweep.tasks.manifest import sampled_rows
@@ -183,7 +183,7 @@ def _split_name(file: Path) -> str:
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return open_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: found no readable Parquet ({error}); expected a Parquet file") from None
 

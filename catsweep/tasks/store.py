@@ -102,8 +102,8 @@ class StoredExamples(Sequence[Example]):
     def texts(self, *names: str) -> Iterator[tuple[str, ...]]:
         """Some fields of all examples, each a text: for example (prompt, target)."""
         for start in range(0, len(self), CHUNK_ROWS):
-            some = pa.array(self.indices[start : start + CHUNK_ROWS])
-            yield from zip(*(self.table.column(name).take(some).to_pylist() for name in names), strict=True)
+            some = self._taken(self.indices[start : start + CHUNK_ROWS])
+            yield from zip(*(some.column(name).to_pylist() for name in names), strict=True)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -114,12 +114,21 @@ class StoredExamples(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return _examples(self.table.take(pa.array(self.indices[index])))
-        return _examples(self.table.take(pa.array([self.indices[index]])))[0]
+            return _examples(self._taken(self.indices[index]))
+        return _examples(self._taken(self.indices[[index]]))[0]
 
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), CHUNK_ROWS):
             yield from self[start : start + CHUNK_ROWS]
+
+    def _taken(self, indices: NDArray[np.int64]) -> pa.Table:
+        """These rows. Arrow copies all of a table of many pieces to take rows of it, so it sees those in between only."""
+        if not len(indices):
+            return self.table.slice(0, 0)
+        first, last = int(indices.min()), int(indices.max())
+        between = self.table.slice(first, last - first + 1)
+        is_whole = last - first + 1 == len(indices) and bool((np.diff(indices) == 1).all())
+        return between if is_whole else between.take(pa.array(indices - first))
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:

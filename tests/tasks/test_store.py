@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from catsweep.tasks import examples
@@ -52,6 +54,20 @@ def test_a_selection_of_a_selection_keeps_order_and_texts(tmp_path: Path) -> Non
     assert list(odd) == rows[1::2]
     assert list(odd.select(np.array([3, 0]))) == [rows[7], rows[1]]
     assert odd.column("id") == [row.id for row in rows[1::2]]
+
+
+def test_reading_one_after_another_takes_the_memory_of_one_piece(tmp_path: Path) -> None:
+    rows = [replace(row, prompt=row.prompt + "x" * 1_000) for row in some_examples(20 * CHUNK_ROWS)]
+    write_examples(tmp_path / "rows.arrow", rows)
+    stored = StoredExamples(tmp_path / "rows.arrow").select(np.arange(len(rows)) % 3 > 0)
+    counted, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(counted)
+    try:
+        assert [row.id for row in stored] == [row.id for place, row in enumerate(rows) if place % 3]
+        assert sum(len(prompt) for (prompt,) in stored.texts("prompt")) > 13_000 * 1_000
+    finally:
+        pa.set_memory_pool(usual)
+    assert counted.max_memory() < 4_000_000  # a piece has 1.5 MB before its third is left out, all have 20 MB
 
 
 def test_no_examples_can_be_stored(tmp_path: Path) -> None:
