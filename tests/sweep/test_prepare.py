@@ -56,3 +56,21 @@ def test_two_workers_make_the_large_model_signal_and_answers_of_one(
             np.testing.assert_allclose(after.flatten(), before.flatten(), atol=1e-5, err_msg=column)
         else:
             assert after.equals(before), column
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_signal_of_fold_models_as_one_does(
+    cluster: Cluster, make_sweep: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    finetune = {"steps": 30, "batch_size": 16, "learning_rate": 1e-2, "cross_fit": 2}
+    base = make_sweep().spec.large.to_json()
+    found = {}
+    for name, workers in (("one", 1), ("two", 2)):
+        large = {"config": base["config"], "finetune": finetune}
+        sweep = make_sweep(large=large, resources={"large": {"num_workers": workers}})
+        facts = prepare(sweep, tmp_path / name)
+        signal = tmp_path / name / "cache" / "signal" / facts["keys"]["signal"]
+        found[name] = facts["keys"], np.load(signal / "rank.npy"), np.load(signal / "logprob.npy")
+    assert found["one"][0] == found["two"][0]
+    assert np.mean(found["one"][1] == found["two"][1]) > 0.98  # weights of two ranks are summed in another order
+    np.testing.assert_allclose(found["two"][2].astype(float), found["one"][2].astype(float), atol=0.02)
