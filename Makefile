@@ -29,7 +29,7 @@ results: .venv/installed  ## draw docs/results.md again from the packed rows in 
 	$(BIN)/python benchmarks/study/page.py
 
 test: .venv/installed lint  ## lint, types, layers, and the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/installed lint  ## everything, the slow tests too
 	$(BIN)/pytest
