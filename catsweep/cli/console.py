@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from catsweep.redact import redact
@@ -31,6 +32,15 @@ def warn(text: str) -> None:
 def plural(number: int, noun: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def print_results(table: Table) -> None:
+    """Print a table of results: on a terminal as wide as this is, in a pipe as wide as its texts, so that no name is folded."""
+    if output.is_terminal:
+        output.print(table)
+        return
+    width = Measurement.get(output, output.options.update(width=10_000), table).maximum
+    Console(file=output.file, width=width).print(table)
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, numbers: Collection[str] = ()) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from catsweep import storage
 from catsweep.cascade.rules import parse_rule
-from catsweep.cli.console import output
+from catsweep.cli.console import output, print_results
 from catsweep.cli.run import show_rules
 from catsweep.curves import Recomputation, compute_task, result_names, results_folder, results_on_storage, summarise
 from catsweep.damage import damaged_answers
@@ -52,10 +52,10 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
         output.print_json(json.dumps({"tasks": results, "summary": summary}))
         return
     rows = results_table(results, summary)
-    output.print(render_table(rows))
+    print_results(render_table(rows))
     if (over_all := macro_table(summary)) is not None:
         output.print()
-        output.print(over_all)
+        print_results(over_all)
     show_rules(results)
     folder = results_folder(root, name, other)
     lines = [

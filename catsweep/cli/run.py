@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from catsweep import storage
-from catsweep.cli.console import errors, output
+from catsweep.cli.console import errors, output, print_results
 from catsweep.curves import results_key, results_on_storage, results_up_to_date
 from catsweep.damage import damaged_answers, set_aside_damaged
 from catsweep.records import existing_sweep, read_json, storage_root, write_json
@@ -96,13 +96,13 @@ def choose_tracking_uri(root: Path, chosen: str | None) -> str:
 def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) -> None:
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
-    output.print(render_table(rows))
+    print_results(render_table(rows))
     if (over_all := macro_table(summary)) is not None:
         output.print()
-        output.print(over_all)
+        print_results(over_all)
     chains = chain_rows(results)
     if chains:
-        output.print(render_chains(chains))
+        print_results(render_chains(chains))
     uri = redact(uri)
     opens = f"mlflow ui --backend-store-uri {uri}"
     if Path("mlflow/start.sh").exists():
@@ -121,5 +121,5 @@ def show_rules(results: list[Json]) -> None:
     """The table of deferral rules, where several were computed."""
     if compared := [row for result in results for row in rule_rows(result)]:
         output.print()
-        output.print(render_rules(compared))
+        print_results(render_rules(compared))
         output.print(RULE_NOTE, markup=False, highlight=False, soft_wrap=True)
