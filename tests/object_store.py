@@ -47,14 +47,18 @@ def uri(port: int, folder: str = "sweeps", bucket: str = "bucket") -> str:
 class Proxy:
     """A TCP proxy on loopback.
 
-    num_cuts: the next so many connections are cut, once `cut_after` bytes went through either way. delay_seconds: before each
-    piece that is passed on, of 64 kB or less. refuse: whether connections are closed at once.
+    num_cuts: so many connections are cut, once `cut_after` bytes went through either way: the next ones, or of the next ones
+    each n-th (`every`). delay_seconds: before each piece that is passed on, of 64 kB or less. refuse: whether connections are
+    closed at once.
     """
 
-    def __init__(self, target: int, *, num_cuts: int = 0, cut_after: int = 0, delay_seconds: float = 0.0) -> None:
-        self.target, self.num_cuts, self.cut_after, self.delay_seconds = target, num_cuts, cut_after, delay_seconds
+    def __init__(
+        self, target: int, *, num_cuts: int = 0, cut_after: int = 0, every: int = 1, delay_seconds: float = 0.0
+    ) -> None:
+        self.target, self.num_cuts, self.cut_after, self.every = target, num_cuts, cut_after, every
+        self.delay_seconds = delay_seconds
         self.refuse = False
-        self.num_cut = 0
+        self.num_cut = self.num_seen = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -71,7 +75,8 @@ class Proxy:
             if self.refuse:
                 client.close()
                 continue
-            cut = self.num_cut < self.num_cuts
+            self.num_seen += 1
+            cut = self.num_cut < self.num_cuts and self.num_seen % self.every == 0
             self.num_cut += cut
             server = socket.create_connection(("127.0.0.1", self.target))
             budget = [self.cut_after if cut else -1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from catsweep.report.page import write_report
 from catsweep.retention import check_space
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
-from catsweep.sweep.cluster import Cluster
+from catsweep.sweep.cluster import Cluster, ForeignLines
 from catsweep.sweep.driver import SweepResult, run_sweep
 from catsweep.sweep.jobs import compute_on_a_node, map_tasks
 from catsweep.sweep.progress import Event
@@ -50,7 +50,12 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool
     `catsweep run`, for the report."""
     name = sweep.spec.name
     check_sources(root, sweep.spec, sweep.tasks)
-    with Cluster(root / name / "logs") as cluster, live_events() as on_event, Logging(uri, root, name) as logging:
+    with (
+        Cluster(root / name / "logs") as cluster,
+        contextlib.redirect_stdout(ForeignLines()),
+        live_events() as on_event,
+        Logging(uri, root, name) as logging,
+    ):
         result = run_sweep(
             sweep,
             root=root,
@@ -81,7 +86,11 @@ def refuse_what_does_not_fit(sweep: Sweep, root: Path) -> None:
 
 def recompute(name: str, *, root: Path, uri: str) -> tuple[list[Json], Json]:
     """Compute all curves of a sweep again, log and report them."""
-    with Cluster(root / name / "logs") as cluster, Logging(uri, root, name) as logging:
+    with (
+        Cluster(root / name / "logs") as cluster,
+        contextlib.redirect_stdout(ForeignLines()),
+        Logging(uri, root, name) as logging,
+    ):
         results, summary = compute_curves(root, name, cluster, again=True)
         logging.log_results(results, summary, failed=False)
     return results, summary
@@ -153,7 +162,7 @@ def say(text: str) -> None:
     errors.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def live_events() -> Iterator[Callable[[Event], None]]:
     """Print a line an event, and on a terminal a bar with the time that is left below them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import time
@@ -210,6 +211,17 @@ class _Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+
+class ForeignLines(io.TextIOBase):
+    """For contextlib.redirect_stdout: what other code prints becomes lines of Ray's log. Ray tells of a lost node, with the end
+    of that node's log, on standard output, where results belong."""
+
+    def write(self, text: str) -> int:
+        """Log it, unless it is white space."""
+        if text.strip():
+            logging.getLogger("ray").info(text.rstrip())
+        return len(text)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ import ray
 
 from catsweep.errors import ClusterError, StorageError
 from catsweep.spec.sweep import ResourcesSpec, WorkerSpec
-from catsweep.sweep.cluster import Cluster, check_fits, check_shared, num_slots, only_driver, only_driver_on_cluster
+from catsweep.sweep.cluster import (
+    Cluster,
+    ForeignLines,
+    check_fits,
+    check_shared,
+    num_slots,
+    only_driver,
+    only_driver_on_cluster,
+)
 from catsweep.sweep.jobs import map_tasks
 
 BOX = {"CPU": 8.0, "GPU": 2.0}
@@ -108,3 +118,19 @@ def test_tasks_come_back_in_order_and_errors_keep_their_type(cluster: Cluster) -
     assert map_tasks(_double, [], cluster=cluster) == []
     with pytest.raises(ValueError, match="-1 is negative"):
         map_tasks(_double, [-1], cluster=cluster)
+
+
+def test_what_other_code_prints_becomes_lines_of_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.FileHandler(tmp_path / "driver.log")
+    logger = logging.getLogger("ray")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(ForeignLines()):
+            print("(raylet) Raylet is terminated.")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "driver.log").read_text() == "(raylet) Raylet is terminated.\n"
