@@ -149,7 +149,17 @@ class _Builder:
             hint = "Put it into the environment of the cluster"
             raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, expected, hint)])
         # A date, a set or bytes is text to every field of ours.
-        return value if isinstance(value, str | int | float | bool) or value is None else node.value
+        value = value if isinstance(value, str | int | float | bool) or value is None else node.value
+        return self._whole(value, line, keys) if isinstance(value, str) else value
+
+    def _whole(self, text: str, line: int, keys: KeyPath) -> str:
+        """A text with characters that JSON writes as two escapes put together."""
+        try:
+            return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            found, expected = f"half a character in {ascii(text)[:80]}", "a text that can be written as UTF-8"
+            hint = "Write the character itself"
+            raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, expected, hint)]) from None
 
     def _mapping(self, node: yaml.MappingNode, keys: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -174,8 +184,8 @@ class _Builder:
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._no_key(node, keys)
-            key = str(key_node.value)
             line = key_node.start_mark.line + 1
+            key = self._whole(str(key_node.value), line, keys)
             if key in result:
                 first = self.document.lines[(*keys, key)]
                 raise SpecError([Problem(

@@ -297,3 +297,14 @@ def test_a_missing_group_is_shown_as_one_could_write_it(tmp_path: Path) -> None:
         "sums.yaml:1: group: found nothing; expected a value (Kind of task; kinds weigh equally in macro means). For example:\n"
         "task: mine/reviews\ngroup: sentiment"
     )
+
+
+def test_a_character_in_two_escapes_is_one_and_half_of_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    assert parse_yaml('a: "\\ud83d\\ude42"\n"\\ud83d\\ude42": 🙂', path).data == {"a": "🙂", "🙂": "🙂"}
+    with pytest.raises(SpecError) as error:
+        parse_yaml('a:\n  b: ["x\\ud800"]', path)
+    assert str(error.value) == (
+        f"{path}:2: a.b.0: found half a character in 'x\\ud800'; expected a text that can be written as UTF-8. "
+        "Write the character itself"
+    )
