@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from catsweep.errors import Problem
+from catsweep.spec.paths import is_folder
 from catsweep.spec.yaml import Document
 
 
@@ -25,7 +26,7 @@ def resolve_checkpoints(document: Document) -> list[Problem]:
         if not isinstance(given, str) or not given or not isinstance(fields, dict):
             continue
         path = Path(given).expanduser()
-        found = next((folder for folder in (document.path.parent / path, path) if folder.is_dir()), None)
+        found = next((folder for folder in (document.path.parent / path, path) if is_folder(folder)), None)
         if found is not None:
             fields["pretrained"] = str(found.resolve())
             problems += _missing_files(document, place, found, is_served="endpoint" in fields)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from catsweep.errors import Problem, SpecError
+from catsweep.spec.paths import is_file
 from catsweep.spec.yaml import Document, KeyPath, read_yaml
 
 
@@ -36,14 +37,14 @@ def _bases(document: Document, names: Any, chain: tuple[Path, ...]) -> list[Docu
             continue
         file = document.path.parent / name
         seen = [known.resolve() for known in chain]
-        if file.resolve() in seen:
+        if is_file(file) and file.resolve() in seen:
             cycle = [*chain[seen.index(file.resolve()) :], file]
             found = f"a cycle: {' -> '.join(str(part) for part in cycle)}"
             expected = "files that do not include one another"
             problems.append(document.problem(keys, found=found, expected=expected))
             continue
         try:
-            if not file.is_file():
+            if not is_file(file):
                 hint = "Names are relative to the file that includes them"
                 raise SpecError([document.problem(keys, found=repr(name), expected="an existing file", hint=hint)])
             base = read_with_includes(file, chain)

@@ -20,6 +20,7 @@ from catsweep.spec.dimensions import dimension_classes, examples, parse_space, r
 from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.include import read_with_includes
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
+from catsweep.spec.paths import is_file
 from catsweep.spec.search import DEFAULT_STRATIFY, evaluation_steps
 from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
@@ -332,7 +333,7 @@ class Shelf:
         if not isinstance(entry, str):
             return []
         if entry.endswith((".yaml", ".yml")):
-            if (self.folder / entry).is_file():
+            if is_file(self.folder / entry):
                 return [self.folder / entry]
             there = [str(file.relative_to(self.folder)) for file in sorted(self.folder.rglob("*.yaml"))]
             expected = f"a task file; paths are relative to {self.folder}"

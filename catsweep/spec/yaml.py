@@ -154,6 +154,9 @@ class _Builder:
 
     def _whole(self, text: str, line: int, keys: KeyPath) -> str:
         """A text with characters that JSON writes as two escapes put together."""
+        if "\0" in text:
+            found, expected = f"a NUL character in {ascii(text)[:80]}", "a text that may name a file"
+            raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, expected)])
         try:
             return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:

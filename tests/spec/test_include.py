@@ -126,3 +126,10 @@ def test_a_file_without_include_is_read_as_it_is(tmp_path: Path) -> None:
     document = read_with_includes(write(tmp_path, base=BASE))
     assert document.data["group"] == "things"
     assert document.where(("metadata", "notes")) == f"{tmp_path / 'base.yaml'}:9"
+
+
+def test_an_include_that_no_file_can_be_named_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("include: " + "a" * 5_000 + ".yaml\n")
+    with pytest.raises(SpecError, match="expected an existing file"):
+        load_task(path)

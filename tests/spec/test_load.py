@@ -308,3 +308,19 @@ def test_a_character_in_two_escapes_is_one_and_half_of_one_is_refused(tmp_path: 
         f"{path}:2: a.b.0: found half a character in 'x\\ud800'; expected a text that can be written as UTF-8. "
         "Write the character itself"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks:\n- " + "a" * 5_000 + ".yaml\n", "no such file; expected a task file"),
+        ("small: {pretrained: ./" + "a" * 5_000 + "}\n", "expected a folder with config.json"),
+        ('data_root: "a\\0b"\n', "data_root: found a NUL character in 'a\\x00b'; expected a text that may name a file"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_a_mistake_like_others(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_sweep(path)
+    assert message in str(error.value)
