@@ -1,4 +1,4 @@
-"""The comparisons of a sweep over its tasks (PAPER, Comparing): pure functions of the results of single tasks.
+"""The comparisons of a sweep over its tasks (docs/statistics.md): pure functions of the results of single tasks.
 
 Every number is one of confirmed runs on test, under each task's first metric and the first deferral rule, in units of that
 metric's range. docs/statistics.md has the formulas.

@@ -1,6 +1,6 @@
 """One generation or scoring pass an example gives the row from which every curve, rule and metric is computed later.
 
-Decoding is greedy; log-probabilities are the model's own, without any processor (PAPER: answers and confidence).
+Decoding is greedy; log-probabilities are the model's own, without any processor (arXiv 2406.00060).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 #   sbatch --nodes=8 --gpus-per-node=8 clusters/slurm.sh sweep.yaml     options before the script win over those below
 #
 # Everything after the script's name goes to `catsweep run`. Run it in the folder of the sweep, with `catsweep` and `ray`
-# in PATH on every node. Results go to CATSWEEP_HOME (default ~/catsweep), which all nodes must share. A job that is
-# preempted or reaches its time limit is queued again, and goes on where it was.
+# in PATH on every node. Results go to CATSWEEP_HOME (default ~/catsweep), which all nodes must share. A job that reaches
+# its time limit is queued again, and so is a preempted one where the partition has PreemptMode=REQUEUE; it goes on.
 #SBATCH --job-name=catsweep
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -29,6 +29,7 @@ ip=$("${on_head[@]}" hostname --ip-address | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node must not meet
 address=$ip:$port
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ADDRESS=$address
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not take it from the job
 
 # Other users of these nodes reach Ray's ports: who has no token is refused. The file lies in the home that all nodes share.
 ray get-auth-token --generate >/dev/null

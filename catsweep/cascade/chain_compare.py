@@ -1,6 +1,6 @@
 """A chain of models beside every pair of them and each model alone, at given costs.
 
-Thresholds are picked on calibration, numbers are those of test (PAPER, Curves); groups are resampled, the same draw for all.
+Thresholds are picked on calibration, numbers are those of test (docs/curves.md); groups are resampled, the same draw for all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Uncertainty of curves and of their differences (PAPER, Comparing). Group keys are resampled, never rows.
+"""Uncertainty of curves and of their differences (docs/statistics.md). Group keys are resampled, never rows.
 
 The draws depend on the number of distinct groups, num_resamples and seed alone, so systems on the same rows see the same
 draws, in one call or in several: their draws may be subtracted.

@@ -1,4 +1,4 @@
-"""Inference cost in FLOPs, from token counts and the shape of a model alone (PAPER, Curves).
+"""Inference cost in FLOPs, from token counts and the shape of a model alone (docs/curves.md).
 
 A multiplication with a weight costs 2 FLOPs a token and parameter. Attention: a token that attends to t keys costs
 2 t A for its scores and 2 t A for its mix of values, A = heads * width of a head, in each layer. Hence a layer costs

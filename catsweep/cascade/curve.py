@@ -1,4 +1,4 @@
-"""The curve of a cascade: quality and cost after deferring k = 0..n queries, most uncertain first (PAPER, Curves).
+"""The curve of a cascade: quality and cost after deferring k = 0..n queries, most uncertain first (docs/curves.md).
 
 Only points with `is_threshold` can be operated: inside a tie no threshold separates the queries.
 Comparisons with a target quality allow QUALITY_TOLERANCE * scale, so that rounding in a sum does not decide.

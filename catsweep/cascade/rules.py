@@ -1,4 +1,4 @@
-"""Deferral rules: how uncertain the small model is about each answer. High defers (PAPER, Deferral rules)."""
+"""Deferral rules: how uncertain the small model is about each answer. High defers (docs/curves.md)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from catsweep.cascade.ragged import Ragged
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """Signals of n answers of the small model, from raw log-probabilities (PAPER, Answers and confidence).
+    """Signals of n answers of the small model, from raw log-probabilities (docs/curves.md).
 
     ids: (n,) text, unique.
     token_logprobs: natural log-probability of each token of the answer (generated text, or the picked choice), <= 0.

@@ -1,4 +1,5 @@
-"""Early stopping: one ASHA for each (task, stratum), so that strata never stop each other."""
+"""Which trial gets a process that is free, and early stopping: one ASHA for each (task, stratum), so that strata never stop
+each other."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ PRIORITY = ("test", "calibration", "validation", "train")
 MIN_EVALUATION_ROWS = 50
 MAX_EVALUATION_ROWS = 1_000
 MIN_TEST_ROWS = 500
-"""Tasks with fewer test rows are marked small and left out of macro claims (PAPER, Splits)."""
+"""Tasks with fewer test rows are marked small and left out of macro claims [ours]."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Cut:
 def evaluation_size(num_rows: int) -> int:
     """Rows of a split that is cut from `num_rows`: 1,000 where they are more than 10,000, else 10%, at least 50.
 
-    Source: PAPER.md "Splits"; the least of 50 and the same rule for test are [ours].
+    [ours]
     """
     return MAX_EVALUATION_ROWS if num_rows > 10_000 else max(MIN_EVALUATION_ROWS, num_rows // 10)
 

@@ -157,7 +157,7 @@ def check_tokens(prepared: Prepared, *, delimiter: str) -> None:
     assert len(tokenizer) == 49_152
     tokens, texts = data.tokens("train"), data.texts("train").to_pylist()
     signal = prepared.facts["signal"]
-    assert signal["bytes_a_token"] == 3  # PAPER: a rank and a log-probability, whatever the vocabulary
+    assert signal["bytes_a_token"] == 3  # a rank and a log-probability, whatever the vocabulary
     assert signal["num_target_tokens"] == len(tokens.targets.ids)
     for index, row in enumerate(texts):
         end = [] if row["choices"] else [tokenizer.eos_token_id]
