@@ -264,7 +264,9 @@ def clean(
         bool,
         typer.Option("--cache", help="Also what can be made again and no other sweep uses: data, large model, signal"),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete it; without, it is only listed")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes/--dry-run", help="Delete it, or, as without either, only list it", show_default=False)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List what of a sweep may go, and with --yes delete it. Rows, records and results are never among it."""

@@ -103,6 +103,8 @@ def _print_totals(plan: Plan, free: int) -> None:
         f"{', '.join(map(str, plan.rungs))}) and {total['num_confirm_runs']} confirm runs; about {total['flops']:.2e} FLOPs "
         f"and {_size(total['disk_bytes'])} on disk, MLflow included ({_size(free)} are free)"
     )
+    if held := sum(task.num_rows.get("large_train", 0) for task in plan.tasks):
+        tell(f"train: rows for the small models; the large ones train on {held:,} others (large.finetune.holdout)")
     by_text: dict[str, list[str]] = {}
     for name, text in plan.splits.items():
         by_text.setdefault(text, []).append(name)

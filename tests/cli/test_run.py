@@ -103,11 +103,22 @@ def test_a_moved_folder_changes_nothing_and_changed_data_is_refused(
     assert "the data of the task has changed" in result.stderr
 
 
+def test_clean_lists_and_deletes_nothing_unless_it_is_told_to(finished: tuple[Path, Path, Any]) -> None:
+    folder, root, _ = finished
+    before = sorted(path for path in root.rglob("*") if path.is_file())
+    listed = [catsweep("clean", "demo", *flag, "--out", "root", cwd=folder).stdout for flag in ([], ["--dry-run"])]
+    assert listed[0] == listed[1]
+    assert "nothing was deleted" in listed[0] or "nothing of demo may go" in listed[0]
+    assert sorted(path for path in root.rglob("*") if path.is_file()) == before
+
+
 def test_plan_knows_what_is_done_and_cached(finished: tuple[Path, Path, Any]) -> None:
     folder, _, _ = finished
     plan = json.loads(catsweep("plan", "demo.yaml", *TINY, "--out", "root", "--json", cwd=folder).stdout)
     (task,) = plan["tasks"]
     assert (task["num_search_trials"], task["num_confirm_runs"], task["num_done"]) == (4, 8, 12)
+    printed = " ".join(catsweep("plan", "demo.yaml", *TINY, "--out", "root", cwd=folder).stdout.split())
+    assert f"the large ones train on {task['num_rows']['large_train']} others (large.finetune.holdout)" in printed
     assert task["cached"] == {"data": True, "large": True, "signal": True, "answers": True}
 
 
