@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from figures import in_order, kind_name, losses_in_order
@@ -29,6 +30,7 @@ from catsweep.spec.search import BASELINE
 
 ENOUGH_TASKS = 6
 DISTILLATION = "dist"
+ABLATIONS = Path(__file__).parents[2] / "search_spaces" / "ablations"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -372,12 +374,14 @@ TITLES = {
 
 
 def ablations(found: dict[str, Numbers]) -> str:
-    """The sections of the ablations that have been run."""
+    """The sections of the ablations that have been run, and the names of the others."""
     if not found:
         return ""
+    left = sorted({path.stem for path in ABLATIONS.glob("*.yaml")} - set(found))
     intro = (
         "Each is a sweep of its own (`make study-all`), on 12 tasks of nine kinds, with the study's models and number of steps "
         "unless its file says otherwise. With so few tasks only large differences show."
+        + (f" Not run yet: {', '.join(code(left))}." if left else "")
     )
     return "\n\n".join(["## Ablations", intro, *(ablation(name, numbers) for name, numbers in found.items())])
 
