@@ -18,11 +18,11 @@ REPOSITORY = Path(__file__).parents[2]
 TASKS = ["langid/nordic", "dates/en", "unicode/category", "hyphenation/es", "numbers/fr"]
 RUN = [
     sys.executable, "-m", "catsweep.cli.main", "run", "search_spaces/offline.yaml", f"tasks=[{', '.join(TASKS)}]",
-    "training.steps=60", "large.finetune.steps=40", "search.confirm_seeds=1",
+    "training.steps=60", "large.finetune.steps=40", "search.num_samples=4", "search.confirm_seeds=1",
     "data={max_train_rows: 800, max_evaluation_rows: 100}",
 ]  # fmt: skip
 """Some minutes; without the overrides the whole suite runs."""
-NUM_RUNS = len(TASKS) * 2 * (2 + 1)
+NUM_RUNS = len(TASKS) * 2 * (4 + 1)
 
 
 @pytest.fixture
