@@ -1,4 +1,5 @@
-"""What one part of a sweep asks of another: losses of the large model's distribution, filters of injected noise."""
+"""What one part of a sweep asks of another: losses of the large model's distribution, filters of injected noise, objectives
+of the cascade, clients of nearly everything."""
 
 from __future__ import annotations
 
@@ -6,13 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from catsweep.errors import Problem
+from catsweep.spec.cascade import uses_cost
+from catsweep.spec.dimensions import examples, parse_space
+from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.filters import NOISE_FILTERS
+from catsweep.spec.mixture import MixtureEntry
+from catsweep.spec.search import evaluation_steps
+from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.yaml import Document, KeyPath
 
 
 def agreement_problems(document: Document) -> list[Problem]:
     """Settings that are valid alone but not together, each at the line of the one that asks."""
-    return [*divergence_problems(document), *noise_problems(document)]
+    return [*objective_problems(document), *divergence_problems(document), *noise_problems(document)]
 
 
 def divergence_problems(document: Document) -> list[Problem]:
@@ -56,6 +63,64 @@ def noise_problems(document: Document) -> list[Problem]:
             )
         ]
     return []
+
+
+def objective_problems(document: Document) -> list[Problem]:
+    """A first deferral rule or cost model that the search's objective cannot use."""
+    cascade, search = document.data.get("cascade"), document.data.get("search")
+    if not isinstance(cascade, dict):
+        return []
+    rules, costs = (value if isinstance(value, list) else [] for value in map(cascade.get, ("deferral", "costs")))
+    problems = []
+    if rules[:1] == ["learned"]:
+        expected = "a rule that needs no fit: objectives use the first, and the learned rule is fitted on calibration"
+        place: KeyPath = ("cascade", "deferral", 0)
+        hint = "Put another rule before it, for example mean"
+        problems.append(document.problem(place, found="learned as the first rule", expected=expected, hint=hint))
+    metric = search.get("metric") if isinstance(search, dict) else None
+    if costs[:1] in (["latency"], [{"kind": "latency"}]) and uses_cost(metric):
+        expected = "flops or price: the objective of search.metric uses the first, and measured seconds are noise to it"
+        hint = "Put another cost model before it, for example flops"
+        place = ("cascade", "costs", 0)
+        problems.append(document.problem(place, found="latency as the first cost model", expected=expected, hint=hint))
+    return problems
+
+
+def federated_problems(document: Document, spec: SweepSpec) -> list[Problem]:
+    """Where a valid sweep trains on clients: evaluations that fall between two rounds, and what clients do not go with."""
+    places: dict[KeyPath, FederatedSpec] = {}
+    for value, origin in examples(
+        parse_space({"federated": spec.training.to_json()["federated"], **spec.search.space})
+    ):
+        if value["federated"] is not None:
+            space = "federated" in spec.search.space
+            place: KeyPath = ("search", "space", *origin[("federated",)]) if space else ("training", "federated")
+            places[place] = FederatedSpec.model_validate(value["federated"])
+    problems = []
+    for place, federated in places.items():
+        steps = evaluation_steps(spec.search.scheduler, spec.training.steps)
+        if any(step % federated.local_steps for step in steps):
+            found = f"evaluations after steps {', '.join(map(str, steps))} with local_steps {federated.local_steps}"
+            expected = "every evaluation behind a whole round"
+            hint = "Choose search.scheduler.grace_period as a multiple of local_steps"
+            problems.append(document.problem((*place, "local_steps"), found=found, expected=expected, hint=hint))
+        if any(isinstance(entry, MixtureEntry) for entry in spec.tasks):
+            problems.append(document.problem(place, found="clients with a mixture", expected="tasks alone"))
+        if spec.chain:
+            problems.append(document.problem(place, found="clients with a chain", expected="no further models"))
+        finetune = spec.large.finetune
+        if finetune is not None and finetune.holdout is None:
+            found = "clients with large.finetune.cross_fit or unseen_signal"
+            expected = (
+                "holdout: a client makes its signal with the model that answers, which must not have seen its data"
+            )
+            problems.append(document.problem(place, found=found, expected=expected))
+        if spec.resources.num_workers > 1:
+            found = f"clients with resources.num_workers {spec.resources.num_workers}"
+            problems.append(
+                document.problem(place, found=found, expected="num_workers: 1: the clients share its place")
+            )
+    return problems
 
 
 def _loss_values(document: Document) -> Iterator[tuple[KeyPath, Any]]:
