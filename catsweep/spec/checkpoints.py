@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from catsweep.errors import Problem
-from catsweep.spec.paths import is_folder
+from catsweep.spec.paths import is_folder, resolved
 from catsweep.spec.yaml import Document
 
 
@@ -25,7 +25,7 @@ def resolve_checkpoints(document: Document) -> list[Problem]:
         given = fields.get("pretrained") if isinstance(fields, dict) else None
         if not isinstance(given, str) or not given or not isinstance(fields, dict):
             continue
-        path = Path(given).expanduser()
+        path = Path(given) if resolved(Path(given)) is None else Path(given).expanduser()
         found = next((folder for folder in (document.path.parent / path, path) if is_folder(folder)), None)
         if found is not None:
             fields["pretrained"] = str(found.resolve())

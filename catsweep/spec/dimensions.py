@@ -143,16 +143,20 @@ def examples(node: Node, path: Path = ()) -> Iterator[tuple[Any, dict[Path, Path
             for label, option in zip(labels, options, strict=True):
                 yield from examples(option, (*path, "options", label))
         case Mapping(children):
-            columns = [list(examples(child, (*path, key))) for key, child in children.items()]
-            longest = max((len(column) for column in columns), default=1)
-            for row in range(longest):
-                combined: dict[str, Any] = {}
+            columns = {key: examples(child, (*path, key)) for key, child in children.items()}
+            last = {
+                key: next(column) for key, column in columns.items()
+            }  # a column that has ended keeps its last value
+            while True:
                 origin: dict[Path, Path] = {(): path}
-                for key, column in zip(children, columns, strict=True):
-                    child_value, child_origin = column[min(row, len(column) - 1)]
-                    combined[key] = child_value
+                for key, (_, child_origin) in last.items():
                     origin |= {(key, *inner): outer for inner, outer in child_origin.items()}
-                yield combined, origin
+                yield {key: child_value for key, (child_value, _) in last.items()}, origin
+                following = {key: found for key, column in columns.items() if (found := next(column, None)) is not None}
+                if not following:
+                    return
+                last |= following
+                columns = {key: columns[key] for key in following}
 
 
 def option_values(node: Node, path: Path) -> Iterator[Any]:

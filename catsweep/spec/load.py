@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib.resources
 import os
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from catsweep.spec.checkpoints import resolve_checkpoints
 from catsweep.spec.dimensions import dimension_classes, examples, parse_space, raw_dimensions
 from catsweep.spec.include import read_with_includes
 from catsweep.spec.mixture import MixtureEntry, MixtureSpec
-from catsweep.spec.paths import is_file
+from catsweep.spec.paths import is_file, resolved, yaml_files
 from catsweep.spec.search import DEFAULT_STRATIFY
 from catsweep.spec.source import FilesSource, SplitsSource
 from catsweep.spec.sweep import SweepSpec
@@ -26,6 +27,7 @@ from catsweep.spec.task import FLAT_KEYS, TaskSpec
 from catsweep.spec.templates import task_origin, template_problems
 from catsweep.spec.training import TrainingSpec
 from catsweep.spec.yaml import (
+    MAX_PROBLEMS,
     Document,
     KeyPath,
     apply_override,
@@ -36,6 +38,10 @@ from catsweep.spec.yaml import (
 )
 
 DATA_ROOT_VARIABLE = "CATSWEEP_DATA"
+MAX_ENTRIES = 5_000
+"""Entries of a sweep's list of tasks, those of its mixtures included."""
+MAX_NAME = 300
+"""Characters of an entry that can be a task's name or a pattern of names."""
 FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 """Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
 
@@ -73,7 +79,7 @@ def check_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> tupl
         apply_override(document, override)
     problems = resolve_checkpoints(document)
     spec: SweepSpec | None = None
-    _set_data_root(document)
+    problems += _set_data_root(document)
     try:
         spec = SweepSpec.model_validate(document.data)
     except ValidationError as error:
@@ -99,13 +105,17 @@ def column_problems(sweep: Sweep, task: TaskSpec, columns: set[str]) -> list[Pro
     return [] if file is None else template_problems(task, read_with_includes(file), columns)
 
 
-def _set_data_root(document: Document) -> None:
+def _set_data_root(document: Document) -> list[Problem]:
     """Make `data_root` absolute: relative to the file in which it stands, else CATSWEEP_DATA. Workers, which may have
-    another environment, get it with the spec."""
+    another environment, get it with the spec. Returns what is wrong with it."""
     given = document.data.get("data_root", os.environ.get(DATA_ROOT_VARIABLE))
-    if isinstance(given, str) and given:
-        folder = document.path.parent if "data_root" in document.data else Path()
-        document.data["data_root"] = str((folder / Path(given).expanduser()).resolve())
+    if not isinstance(given, str) or not given:
+        return []
+    folder = resolved(Path(given), document.path.parent if "data_root" in document.data else Path())
+    if folder is None:
+        return [document.problem(("data_root",), found=repr(given[:80]), expected="a folder's path")]
+    document.data["data_root"] = str(folder)
+    return []
 
 
 def space_problems(document: Document) -> list[Problem]:
@@ -135,10 +145,14 @@ def space_problems(document: Document) -> list[Problem]:
     if problems or not isinstance(training, dict):
         return problems
     seen = set()
+    num_wrong = 0
     for value, origin in examples(parse_space(space)):
+        if max(num_wrong, len(problems)) >= MAX_PROBLEMS:
+            break
         try:
             TrainingSpec.model_validate({**training, **value})
         except ValidationError as error:
+            num_wrong += 1
             shifted = {keys: (*prefix, *source) for keys, source in origin.items()}
             shifted |= {(key,): ("training", key) for key in training if key not in value}
             for problem in validation_problems(error, document, TrainingSpec, origin=shifted):
@@ -154,12 +168,12 @@ def stratify_problems(document: Document) -> list[Problem]:
     """Paths of `search.stratify` that no `training` could have: a typo there would leave strata together."""
     search = document.data.get("search")
     paths = search.get("stratify") if isinstance(search, dict) else None
-    problems = []
+    problems: list[Problem] = []
+    known = sorted(field_paths(TrainingSpec))
     for index, path in enumerate(paths if isinstance(paths, list) else []):
-        known = sorted(field_paths(TrainingSpec))
         if isinstance(path, str) and path not in known:
             expected = f"a dotted path of `training`, such as {', '.join(DEFAULT_STRATIFY)}"
-            hint = did_you_mean(path, known)
+            hint = did_you_mean(path, known) if len(problems) < MAX_PROBLEMS else ""
             problems.append(
                 document.problem(("search", "stratify", index), found=repr(path), expected=expected, hint=hint)
             )
@@ -190,6 +204,11 @@ def resolve_units(entries: list[Any], shelf: Shelf) -> tuple[tuple[TaskSpec | Mi
     """The tasks and mixtures that a sweep lists, in its order and each once. Entries that are no valid ones are left
     out: the sweep's own validation reports them."""
     document = shelf.document
+    inside = [entry.get("tasks") for entry in entries if isinstance(entry, dict)]
+    num_entries = len(entries) + sum(len(names) for names in inside if isinstance(names, list))
+    if num_entries > MAX_ENTRIES:
+        expected = f"at most {MAX_ENTRIES:,}: a pattern, a tag or a group names many tasks at once"
+        return (), [document.problem(("tasks",), found=f"{num_entries:,} entries", expected=expected)]
     units: dict[str, TaskSpec | MixtureSpec] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
@@ -197,7 +216,7 @@ def resolve_units(entries: list[Any], shelf: Shelf) -> tuple[tuple[TaskSpec | Mi
         if not isinstance(entry, dict) or "mixture" not in entry:
             for task in shelf.tasks([entry], [keys]):
                 held = units.setdefault(task.task, task)
-                if held != task:
+                if held is not task:  # a shelf gives the same task once
                     found = f"the name {task.task!r} again"
                     problems.append(
                         document.problem(keys, found=found, expected="every name of a task or mixture once")
@@ -264,31 +283,30 @@ class Shelf:
             matches = self.tags.get(f"group {entry['group']}", [])
             if not matches:
                 groups = [name.removeprefix("group ") for name in self.tags if name.startswith("group ")]
-                hint = did_you_mean(entry["group"], groups)
-                self._problem(
-                    (*keys, "group"), repr(entry["group"]), f"a group of tasks: {', '.join(sorted(groups))}", hint
-                )
+                expected = f"a group of tasks: {', '.join(sorted(groups))}"
+                self._problem((*keys, "group"), entry["group"], expected, groups)
             return matches
         if not isinstance(entry, str):
             return []
         if entry.endswith((".yaml", ".yml")):
             if is_file(self.folder / entry):
                 return [self.folder / entry]
-            there = [str(file.relative_to(self.folder)) for file in sorted(self.folder.rglob("*.yaml"))]
             expected = f"a task file; paths are relative to {self.folder}"
-            self._problem(keys, f"{entry!r}, no such file", expected, did_you_mean(entry, there))
+            self._problem(keys, entry, expected, self._there, ", no such file")
             return []
-        matches = [self.files[task] for task in fnmatch.filter(self.files, entry)]
-        matches = matches or self.tags.get(entry, [])
-        if not matches:
+        if len(entry) <= MAX_NAME and (found := fnmatch.filter(self.files, entry)):
+            return [self.files[task] for task in found]
+        if entry not in self.tags:
             names = [name for name in self.tags if not name.startswith("group ")]
-            self._problem(
-                keys,
-                repr(entry),
-                f"a task, a pattern, a tag, or a .yaml file; there are {len(self.files)} tasks (`catsweep ls --tasks`)",
-                did_you_mean(entry, [*self.files, *names]),
-            )
-        return matches
+            number = f"there are {len(self.files)} tasks (`catsweep ls --tasks`)"
+            expected = f"a task, a pattern, a tag, or a .yaml file; {number}"
+            self._problem(keys, entry, expected, [*self.files, *names])
+        return self.tags.get(entry, [])
+
+    @functools.cached_property
+    def _there(self) -> list[str]:
+        """The YAML files that a missing one could be."""
+        return yaml_files(self.folder)
 
     @property
     def tags(self) -> dict[str, list[Path]]:
@@ -313,7 +331,10 @@ class Shelf:
             self.origin[task.task] = file
         return self._loaded[file]
 
-    def _problem(self, keys: KeyPath, found: str, expected: str, hint: str) -> None:
+    def _problem(self, keys: KeyPath, name: str, expected: str, options: list[str], what: str = "") -> None:
+        """A name that is none of the options. Of very many such names only the first get a hint."""
+        hint = did_you_mean(name, options) if len(self.problems) < MAX_PROBLEMS else ""
+        found = f"{name!r}{what}" if len(name) <= MAX_NAME else f"{name[:80]!r}... of {len(name):,} characters{what}"
         self.problems.append(self.document.problem(keys, found=found, expected=expected, hint=hint))
 
 

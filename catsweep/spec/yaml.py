@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import types
 import typing
@@ -24,6 +25,8 @@ MAX_NODES = 100_000
 """More nodes than this, aliases expanded, is no settings file but an attack (a "YAML bomb")."""
 MAX_PROBLEMS = 100
 """Problems of one validation that are worded; of the rest the number is told."""
+MAX_HINTED = 200
+"""Characters of a word that is compared with the words that were expected."""
 
 
 @dataclass
@@ -315,7 +318,12 @@ def _problem(
 
 def did_you_mean(word: str, options: typing.Iterable[str]) -> str:
     """`Did you mean 'x'?`, or nothing where no option is close."""
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return _did_you_mean(word, tuple(options)) if len(word) <= MAX_HINTED else ""
+
+
+@functools.lru_cache(maxsize=1_000)
+def _did_you_mean(word: str, options: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 

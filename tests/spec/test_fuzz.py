@@ -33,7 +33,7 @@ NASTY = [
     "~nobody/x", "/dev/zero", "a" * 70_000, "'\\0'", '"\\0"', '"\\ud800"', "'{{ x '", "'{% for x in y %}'", "'" + "{{(" * 800 + "'",
     "'{{ 10**10**8 }}'", "'{{" + "(" * 3_000 + "1" + ")" * 3_000 + "}}'", "x.yaml", "*", "[*]", "'*'", "'[!'", "http://u:secret1@host/x",
     "{kind: 3}", "{kind: [a]}", "{kind: {a: b}}", "[{mixture: a, tasks: ['*/*', 3]}]", "{group: 3}", "{config: {model_type: 3}}", "\t", "\x85",
-    "\u2028", "🙂", "- - - -", "? a", "? [a]: b", "<<: *a", "<<: [1]", "|", ">", "%YAML 9.9", "---", "...", "@", "`",
+    "\u2028", "🙂", "a" * 5_000 + ".yaml", '"\\0.yaml"', "[fuzz.yaml, fuzz.yaml]", "/dev/stdin", "- - - -", "? a", "? [a]: b", "<<: *a", "<<: [1]", "|", ">", "%YAML 9.9", "---", "...", "@", "`",
 ]  # fmt: skip
 """Values that break readers."""
 
@@ -51,6 +51,11 @@ def bomb(generator: random.Random) -> str:
     return generator.choice([
         aliases, merges, "a: &a {<<: *a}", "&a {x: 1, <<: {<<: *a}}", "tasks: &t [*t]", "[" * depth, "[" * depth + "]" * depth,
         "{a: " * depth, "- " * depth, "".join(f"{' ' * n}a:\n" for n in range(depth)), "? " * depth, "\n".join(f"k{n}: 1" for n in range(20_000)),
+        "tasks:\n" + "".join(f"- nope{n}.yaml\n" for n in range(4_000)), "tasks:\n" + "".join(f"- '*{n}*'\n" for n in range(4_000)),
+        "tasks:\n" + "- '*'\n" * 30_000, "include: [" + "fuzz.yaml, " * 300 + "]", "data_root: '" + "a/" * 30_000 + "'",
+        "search:\n  stratify:\n" + "".join(f"  - loss.kin{n}\n" for n in range(5_000)),
+        "training: {}\nsearch:\n  space:\n    loss:\n      kind: {space: choice, options: [" + "a, " * 3_000 + "]}\n"
+        + "".join(f"      b{n}: 1\n" for n in range(3_000)),
         "a: " + "x" * (MAX_BYTES + 1), "x" * 100_000 + ": 1", "tasks:\n" + "- '*'\n" * 300, "'" + "\\" * 5_000,
     ])  # fmt: skip
 
@@ -118,8 +123,25 @@ def texts(draw: st.DrawFn) -> str:
     return json.dumps(replaced(yaml.safe_load(TEXTS[path]), draw(JSON), generator))
 
 
-def read_sweep(path: Path) -> None:
-    sweep, problems = check_sweep(path)
+def paths_of(data: Any, above: tuple[str, ...] = ()) -> list[str]:
+    """The dotted path of every value."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else []
+    found = [path for key, value in inner for path in paths_of(value, (*above, str(key)))]
+    return [".".join(above), *found] if above else found
+
+
+def override(generator: random.Random) -> tuple[Path, str]:
+    """A shipped sweep, and an argument of the command line that sets one of its values, or one that it does not have."""
+    path = generator.choice(SWEEPS)
+    places = paths_of(yaml.safe_load(TEXTS[path]))
+    place = generator.choice(
+        [*places, "tasks.9", "tasks.-1", "search.space.loss.kind", "name.x", "", "..", "a" * 5_000]
+    )
+    return path, f"{place}{generator.choice(['=', '=', '=', ''])}{generator.choice([*NASTY, bomb(generator)])}"
+
+
+def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> None:
+    sweep, problems = check_sweep(path, overrides)
     assert sweep is not None or problems
     assert all(map(str, problems))
 
@@ -134,14 +156,17 @@ def refusal(action: Callable[[], object]) -> str | None:
 
 
 def load(folder: Path, text: str) -> None:
-    """Read a text as a sweep, as a task, and as an override: what is refused is refused with a CatsweepError."""
+    """Read a text as a sweep, as a task, and as an override, and a shipped sweep with an override that follows from the text:
+    what is refused is refused with a CatsweepError."""
     path = folder / "fuzz.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     started = time.process_time()
     assert refusal(lambda: read_sweep(path)) != ""
     assert refusal(lambda: load_task(path)) != ""
     assert refusal(lambda: apply_override(parse_yaml("a: {b: [1]}", path), text)) != ""
-    assert time.process_time() - started < MAX_SECONDS, text[:500]
+    shipped, argument = override(random.Random(text))
+    assert refusal(lambda: read_sweep(shipped, (argument,))) != ""
+    assert time.process_time() - started < MAX_SECONDS, (text[:500], argument[:500])
 
 
 def fuzz(folder: Path, number: int, *, derandomize: bool) -> int:
