@@ -23,6 +23,7 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 """More nodes than this, aliases expanded, is no settings file but an attack (a "YAML bomb")."""
+MAX_LEVELS = 64
 MAX_PROBLEMS = 100
 """Problems of one validation that are worded; of the rest the number is told."""
 MAX_HINTED = 200
@@ -86,7 +87,7 @@ def parse_yaml(text: str, path: Path) -> Document:
     """The document of a YAML text; `path` stands in messages. Raises SpecError."""
     document = Document(path, None)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -94,7 +95,7 @@ def parse_yaml(text: str, path: Path) -> Document:
         problem = Problem(where, "document", f"broken YAML ({reason})", "valid YAML", _way_out(text, mark, reason))
         raise SpecError([problem]) from None
     except RecursionError:
-        raise SpecError([Problem(str(path), "document", "thousands of nested levels", "a settings file")]) from None
+        raise SpecError([Problem(str(path), "document", "too many nested levels", f"at most {MAX_LEVELS}")]) from None
     if node is not None:
         document.data = _Builder(document).build(node, ())
     return document
@@ -122,6 +123,15 @@ def _way_out(text: str, mark: Any, reason: str) -> str:
     return "Check quotes, brackets and the line above"
 
 
+class _Loader(yaml.SafeLoader):
+    """Stops at brackets that are nested too deep: PyYAML reads thousands of them before its recursion ends."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level > MAX_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
+
+
 class _Builder:
     """Turns composed nodes into plain data and notes their lines."""
 
@@ -134,8 +144,8 @@ class _Builder:
     def build(self, node: yaml.Node, keys: KeyPath) -> Any:
         self.num_nodes += 1
         line = node.start_mark.line + 1
-        if self.num_nodes > MAX_NODES or len(keys) > 64:
-            expected = f"at most {MAX_NODES} nodes and 64 levels"
+        if self.num_nodes > MAX_NODES or len(keys) > MAX_LEVELS:
+            expected = f"at most {MAX_NODES} nodes and {MAX_LEVELS} levels"
             raise SpecError([Problem(f"{self.document.path}:{line}", "document", "a larger file", expected)])
         self.document.lines.setdefault(keys, line)
         if isinstance(node, yaml.MappingNode):
