@@ -329,21 +329,14 @@ def collate_parts(
     masks = [data.injected[data.target_places(indices)] for data, indices, _ in parts if data.injected is not None]
     if masks:
         batch = replace(batch, injected_N=torch.from_numpy(np.concatenate(masks)))
-    taken = [_taken(data, indices, teacher) for data, indices, teacher in parts if teacher is not None]
+    taken = [
+        teacher.take(torch.from_numpy(data.target_places(indices)))
+        for data, indices, teacher in parts
+        if teacher is not None
+    ]
     if not taken:
         return batch
     return replace(batch, teacher=taken[0] if len(taken) == 1 else _joined(taken))
-
-
-def _taken(data: TokenSplit, indices: IntArray, teacher: TeacherSignal) -> TeacherSignal:
-    """The signal of some examples' target tokens."""
-    flat_N = torch.from_numpy(data.target_places(indices))
-    return TeacherSignal(
-        rank_N=teacher.rank_N[flat_N].long(),
-        logprob_N=teacher.logprob_N[flat_N].float(),
-        ids_NK=None if teacher.ids_NK is None else teacher.ids_NK[flat_N].long(),
-        weights_NK=None if teacher.weights_NK is None else teacher.weights_NK[flat_N].float(),
-    )
 
 
 def _joined(signals: Sequence[TeacherSignal]) -> TeacherSignal:

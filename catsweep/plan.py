@@ -31,6 +31,7 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 from catsweep.tasks.sources import describe_splits
+from catsweep.teacher import bytes_a_target
 from catsweep.train import LOGGED_STEPS
 
 Rates = NDArray[np.float64]
@@ -423,9 +424,8 @@ def _parameters(shape: ModelShape) -> int:
 
 
 def _disk_of_cache(inputs: Inputs, num_rows: dict[str, int], tokens: float, target: float, large: int) -> float:
-    """Bytes of data (4 a token id, 40 a row of texts), signal (3 a target token, and the distribution) and the large
-    model (4 a weight)."""
-    entry = 3 + (2 * inputs.distribution.num_entries if inputs.distribution else 0)
+    """Bytes of data (4 a token id, 40 a row of texts), the large model's signal, and the large model (4 a weight)."""
+    entry = bytes_a_target(inputs.distribution, len(inputs.tokenizer))
     return (4 * tokens + 40) * sum(num_rows.values()) + num_rows["train"] * target * entry + 4 * large
 
 

@@ -24,10 +24,11 @@ from catsweep.endpoint import Endpoint
 from catsweep.errors import EndpointError
 from catsweep.evaluate import answer_table
 from catsweep.generation import cut_output
+from catsweep.logit_rows import MAX_RANK
 from catsweep.records import read_rows, write_atomic, write_rows
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.spec.task import TaskSpec
-from catsweep.teacher import MAX_RANK, SignalArrays
+from catsweep.teacher import SignalArrays
 
 PART = 32
 """Examples in one part: an interruption asks again for at most these, and for what was in flight."""

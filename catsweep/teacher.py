@@ -2,8 +2,8 @@
 
 For each target token it keeps the rank of the target (uint8, clipped at 255) and its log-probability (float16): 3 bytes,
 less than the token's id. Every filter derives from them. Losses with a distillation term also need the distribution:
-sampled ids (2 bytes each below 65,536 tokens), or the top k with their probabilities (2 bytes more each, float16,
-relative error at most 2^-11).
+sampled ids (2 bytes each, above 65,536 tokens some bits more: see catsweep.wide_ids), or the top k with their probabilities
+(2 bytes more each, float16, relative error at most 2^-11).
 
 The signal must come from a model that has not seen the example: see FinetuneSpec.
 """
@@ -15,7 +15,7 @@ import math
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catsweep.data import TokenSplit, collate
-from catsweep.filters.top_k import target_rank
-from catsweep.models import Architecture, TargetLogits
+from catsweep.logit_rows import RowReading, read_rows_of_logits
+from catsweep.models import MAX_LOGITS, Architecture, TargetLogits
 from catsweep.records import MANIFEST, read_json, write_atomic
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.tensors import TeacherSignal, to_device
+from catsweep.wide_ids import join_ids, split_ids
 
-MAX_RANK = 255
 PART_SECONDS = 30.0
 """So often the pass keeps what it has seen: what a kill costs at most, and a write."""
+PART_LOGITS, PART_ROWS = 2**22, 128
+"""Logits that the head gives at once, or its rows where these are more: 16 MiB of memory are taken again without the system
+clearing them each time, and fewer rows would read the head's weights too often. [ours]"""
 HELD_OUT = "large_right_share_validation"
 
 
@@ -54,16 +57,21 @@ class SignalArrays:
         return SignalArrays(self.rank[places], self.logprob[places], ids, weights)
 
     def save(self, folder: Path) -> None:
-        """Write one .npy file an array."""
-        for name, array in vars(self).items():
-            if array is not None:
-                np.save(folder / f"{name}.npy", array)
+        """Write one .npy file an array; ids of four bytes as two files, ids_low and ids_high (see catsweep.wide_ids)."""
+        arrays = {name: array for name, array in vars(self).items() if array is not None}
+        if self.ids is not None and self.ids.dtype == np.uint32:
+            del arrays["ids"]
+            arrays["ids_low"], arrays["ids_high"] = split_ids(self.ids)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
 
 
 def read_arrays(folder: Path) -> SignalArrays:
-    """The signal of a folder as it was stored, memory-mapped."""
-    paths = {path.stem: path for path in folder.glob("*.npy")}
-    return SignalArrays(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+    """The signal of a folder, memory-mapped but for ids that were split."""
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    if "ids_low" in arrays:
+        arrays["ids"] = join_ids(arrays.pop("ids_low"), arrays.pop("ids_high"))
+    return SignalArrays(**arrays)
 
 
 def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
@@ -77,11 +85,24 @@ def load_signal(folder: Path, *, distribution: bool) -> TeacherSignal:
     rank, logprob = load("rank"), load("logprob")
     assert rank is not None
     assert logprob is not None
-    ids = load("ids") if distribution else None
-    weights = load("weights") if ids is not None else None
+    if not distribution:
+        return TeacherSignal(rank, logprob)
+    low, high = load("ids_low"), load("ids_high")
+    ids = load("ids") if low is None else low  # four bytes each: an earlier version's signal
+    weights = load("weights")
     if ids is not None and weights is None:
         weights = torch.full((1, 1), 1.0 / ids.shape[1]).expand(ids.shape)
-    return TeacherSignal(rank, logprob, ids, weights)
+    return TeacherSignal(rank, logprob, ids, weights, high)
+
+
+def bytes_a_target(distribution: DistributionSpec | None, vocab_size: int) -> int:
+    """Bytes that the signal of one target token takes on storage."""
+    if distribution is None:
+        return 3
+    is_ranked = distribution.kind == "top_k"
+    entries = min(distribution.num_entries, vocab_size) if is_ranked else distribution.num_entries
+    num_planes = max(0, (vocab_size - 1).bit_length() - 16)
+    return 3 + (4 if is_ranked else 2) * entries + num_planes * -(-entries // 8)
 
 
 def near_chance(task: str, train: TokenSplit, summary: dict[str, float]) -> list[str]:
@@ -145,7 +166,7 @@ def any_of(signals: Sequence[TeacherSignal], distribution: TeacherSignal) -> Tea
     rank, logprob = signals[0].rank_N, signals[0].logprob_N
     for signal in signals[1:]:
         rank, logprob = torch.minimum(rank, signal.rank_N), torch.maximum(logprob, signal.logprob_N)
-    return TeacherSignal(rank, logprob, distribution.ids_NK, distribution.weights_NK)
+    return replace(distribution, rank_N=rank, logprob_N=logprob)
 
 
 @torch.no_grad()
@@ -179,23 +200,16 @@ def teacher_pass(
     """
     assert parts is None or not module.sharded
     module.eval()
-    num_targets = int(data.targets.offsets[-1])
-    rank = np.zeros(num_targets, dtype=np.uint8)
-    logprob = np.zeros(num_targets, dtype=np.float16)
-    entries = distribution.num_entries if distribution else 0
-    if distribution is not None and distribution.kind == "top_k":
-        entries = min(entries, vocab_size)
-    ids = np.zeros((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
-    weights = np.zeros((num_targets, entries), dtype=np.float16)
+    arrays = _room(int(data.targets.offsets[-1]), distribution, vocab_size)
     generator = torch.Generator(device=device)
     lengths = data.prompts.lengths + data.targets.lengths
     by_length = np.argsort(lengths, kind="stable") if only is None else only[np.argsort(lengths[only], kind="stable")]
+    part_logits = min(MAX_LOGITS, max(PART_LOGITS, PART_ROWS * module.model.get_output_embeddings().weight.shape[0]))
     index, num_shares = share
     starts = list(range(index * batch_size, len(by_length), num_shares * batch_size))
     num_own = len(starts)
     if module.sharded:
         starts += [0] * (math.ceil(len(by_length) / (num_shares * batch_size)) - num_own)
-    arrays: dict[str, NDArray[Any]] = {"rank": rank, "logprob": logprob, "ids": ids, "weights": weights}
     kept = None if parts is None else _Parts(parts, f"{index}-of-{num_shares}-by-{batch_size}", arrays)
     done = 0 if kept is None else kept.restore()
     seen, since = list[NDArray[np.int64]](), time.monotonic()
@@ -206,28 +220,51 @@ def teacher_pass(
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
         where = data.target_places(indices)
-        for part, logits_NV in module.in_parts(batch):
+        for part, logits_NV in module.in_parts(batch, part_logits):
             if number >= num_own:
                 break
             here, target_ids_N = where[part], batch.target_ids_N[part]
-            rank[here] = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK).cpu().numpy()
-            logprobs_NV = logits_NV.log_softmax(1)
-            logprob[here] = logprobs_NV.gather(1, target_ids_N[:, None]).squeeze(1).clamp(min=-60_000).cpu().numpy()
-            if distribution is not None:
-                probs_NV = logprobs_NV[:, :vocab_size].exp()
-                if distribution.kind == "top_k":
-                    top = probs_NV.topk(entries, dim=1)
-                    ids[here], weights[here] = top.indices.cpu().numpy(), top.values.cpu().numpy()
-                else:
-                    drawn = torch.multinomial(probs_NV, entries, replacement=True, generator=generator)
-                    ids[here] = drawn.cpu().numpy()
+            readings = read_rows_of_logits(
+                logits_NV,
+                target_ids_N,
+                distribution=distribution,
+                vocab_size=vocab_size,
+                generator=generator,
+            )
+            for rows, reading in readings:
+                _put(arrays, here[rows], reading)
         if kept is not None:
             seen.append(where)
             if time.monotonic() - since >= part_seconds:
                 kept.save(done, number + 1, np.concatenate(seen))
                 done, seen, since = number + 1, [], time.monotonic()
-    sampled = distribution is not None and distribution.kind == "sampled"
-    return SignalArrays(rank, logprob, ids if distribution else None, weights if distribution and not sampled else None)
+    return SignalArrays(**arrays)
+
+
+def _room(num_targets: int, distribution: DistributionSpec | None, vocab_size: int) -> dict[str, NDArray[Any]]:
+    """Zeros for what a pass keeps, by the names of SignalArrays."""
+    arrays: dict[str, NDArray[Any]] = {
+        "rank": np.zeros(num_targets, dtype=np.uint8),
+        "logprob": np.zeros(num_targets, dtype=np.float16),
+    }
+    if distribution is None:
+        return arrays
+    is_ranked = distribution.kind == "top_k"
+    entries = min(distribution.num_entries, vocab_size) if is_ranked else distribution.num_entries
+    arrays["ids"] = np.zeros((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
+    if is_ranked:
+        arrays["weights"] = np.zeros((num_targets, entries), dtype=np.float16)
+    return arrays
+
+
+def _put(arrays: dict[str, NDArray[Any]], places: NDArray[np.int64], reading: RowReading) -> None:
+    """Keep the reading of the target tokens at `places` in the types of storage."""
+    arrays["rank"][places] = reading.rank_N.cpu().numpy()
+    arrays["logprob"][places] = reading.logprob_N.clamp(min=-60_000).cpu().numpy()
+    if reading.ids_NK is not None:
+        arrays["ids"][places] = reading.ids_NK.cpu().numpy()
+    if reading.probs_NK is not None:
+        arrays["weights"][places] = reading.probs_NK.cpu().numpy()
 
 
 @dataclass(frozen=True)

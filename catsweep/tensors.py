@@ -6,6 +6,8 @@ T  tokens of the decoder's input of an encoder-decoder, padded
 N  target tokens of a micro-batch, all examples behind one another, no padding
 C  some of the N target tokens, whose logits are in memory at once
 D  width of the hidden states that the output head sees
+H  bits of a token id above the lowest 16
+J  bytes that hold one bit of each of K entries
 K  entries of the large model's sparse distribution at a target token
 V  vocabulary (width of the logits)
 """
@@ -18,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from catsweep.wide_ids import join_ids
+
 
 @dataclass(frozen=True)
 class TeacherSignal:
@@ -27,12 +31,27 @@ class TeacherSignal:
     logprob_N: float32, log-probability of the target (natural log).
     ids_NK, weights_NK: sparse distribution for dist losses, int64 and float32, or None. Weights of a row sum to at
     most 1; sum_k weights * f(ids) estimates the mean of f under the large model.
+    high_NHJ: of a signal on storage alone, the bits of ids_NK above the lowest 16 (see catsweep.wide_ids), where it has some.
+    A signal on storage has the types of its files; `take` gives those above.
     """
 
     rank_N: Tensor
     logprob_N: Tensor
     ids_NK: Tensor | None = None
     weights_NK: Tensor | None = None
+    high_NHJ: Tensor | None = None
+
+    def take(self, places_N: Tensor) -> TeacherSignal:
+        """That of some target tokens of a signal on storage, as a loss reads it."""
+        ids_NK = None if self.ids_NK is None else self.ids_NK[places_N]
+        if ids_NK is not None and self.high_NHJ is not None:
+            ids_NK = torch.from_numpy(join_ids(ids_NK.numpy(), self.high_NHJ[places_N].numpy()))
+        return TeacherSignal(
+            rank_N=self.rank_N[places_N].long(),
+            logprob_N=self.logprob_N[places_N].float(),
+            ids_NK=None if ids_NK is None else ids_NK.long(),
+            weights_NK=None if self.weights_NK is None else self.weights_NK[places_N].float(),
+        )
 
     def part(self, rows: slice) -> TeacherSignal:
         """That of some target tokens."""

@@ -123,7 +123,9 @@ def test_target_tokens_keep_their_order_their_signal_and_their_noise() -> None:
     assert torch.equal(packed.target_ids_N, padded.target_ids_N)
     assert torch.equal(packed.injected_N, padded.injected_N)  # type: ignore[arg-type]
     for part in fields(TeacherSignal):
-        assert torch.equal(getattr(packed.teacher, part.name), getattr(padded.teacher, part.name))
+        found, expected = getattr(packed.teacher, part.name), getattr(padded.teacher, part.name)
+        assert (found is None) is (expected is None) is (part.name == "high_NHJ")  # on storage alone
+        assert found is None or torch.equal(found, expected)
     # what a target is predicted from: the token at its place, and how many stand before it in its example
     tokens = [batch.input_ids_BS.flatten()[batch.target_places_N] for batch in (padded, packed)]
     assert torch.equal(*tokens)

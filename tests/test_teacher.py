@@ -17,7 +17,15 @@ from catsweep.records import is_complete
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import SignalArrays, load_signal, near_chance, teacher_pass
+from catsweep.teacher import (
+    SignalArrays,
+    any_of,
+    bytes_a_target,
+    load_signal,
+    near_chance,
+    read_arrays,
+    teacher_pass,
+)
 from catsweep.tensors import Batch
 
 CONFIG = {
@@ -182,6 +190,43 @@ def test_a_stored_signal_is_read_back(tmp_path: Path) -> None:
     assert loaded.weights_NK is not None
     assert loaded.weights_NK.sum(1).tolist() == pytest.approx([1.0] * 9)
     assert load_signal(tmp_path, distribution=False).ids_NK is None
+
+
+def a_signal(vocab_size: int, kind: str) -> SignalArrays:
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, vocab_size, (40, 12)).astype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    weights = generator.random((40, 12)).astype(np.float16) if kind == "top_k" else None
+    return SignalArrays(
+        generator.integers(0, 256, 40).astype(np.uint8), -generator.random(40).astype(np.float16), ids, weights
+    )
+
+
+@pytest.mark.parametrize("vocab_size", [32_000, 65_536, 65_537, 128_000, 262_144])
+@pytest.mark.parametrize("kind", ["sampled", "top_k"])
+def test_a_distribution_takes_at_most_sixty_bytes_and_is_read_back_exactly(
+    tmp_path: Path, vocab_size: int, kind: str
+) -> None:
+    signal = a_signal(vocab_size, kind)
+    signal.save(tmp_path)
+    stored = sum(np.load(path).nbytes for path in tmp_path.iterdir()) / 40
+    assert stored == bytes_a_target(DistributionSpec(kind=kind), vocab_size) <= 60
+    loaded, places = load_signal(tmp_path, distribution=True), torch.tensor([3, 0, 39])
+    batch = loaded.take(places)
+    assert batch.ids_NK is not None
+    assert batch.ids_NK.tolist() == signal.ids[places.numpy()].tolist()
+    assert batch.ids_NK.dtype == torch.int64
+    assert read_arrays(tmp_path).ids.tolist() == signal.ids.tolist()
+    joined = any_of([loaded, loaded], loaded).take(places)
+    assert joined.ids_NK.tolist() == batch.ids_NK.tolist()
+
+
+def test_a_signal_of_an_earlier_version_with_ids_of_four_bytes_is_read(tmp_path: Path) -> None:
+    signal = a_signal(128_000, "top_k")
+    for name, array in vars(signal).items():
+        np.save(tmp_path / f"{name}.npy", array)
+    batch = load_signal(tmp_path, distribution=True).take(torch.tensor([5]))
+    assert batch.ids_NK.tolist() == signal.ids[[5]].tolist()
+    assert read_arrays(tmp_path).ids.tolist() == signal.ids.tolist()
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,12 @@ def first_batch(model: Any, spec: dict[str, Any], data: Path, signal: Path) -> d
     entries = {
         name: np.load(signal / f"{name}.npy") for name in ("ids", "weights") if (signal / f"{name}.npy").exists()
     }
+    if (signal / "ids_low.npy").exists():
+        # Ids of a vocabulary above 65,536 tokens: 16 bits, and planes of further bits, eight entries a byte.
+        entries["ids"] = np.load(signal / "ids_low.npy").astype(np.int64)
+        for plane, packed in enumerate(np.load(signal / "ids_high.npy").swapaxes(0, 1)):
+            bits = np.unpackbits(packed, axis=1)[:, : entries["ids"].shape[1]]
+            entries["ids"] += bits.astype(np.int64) * 2 ** (16 + plane)
     weight = spec["training"]["loss"].get("weight", 0.5)
     order = np.random.default_rng([spec["seed"], 0]).permutation(len(prompt_ends) - 1)
     totals = {"xent": 0.0, "dist": 0.0, "cat_xent": 0.0, "cat_dist": 0.0}

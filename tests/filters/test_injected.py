@@ -76,7 +76,7 @@ def test_dropping_the_injected_tokens_is_a_loss_without_them(dropping: str) -> N
     clean = LossInputs(
         logits[~INJECTED],
         TARGETS[~INJECTED],
-        TeacherSignal(*(part[~INJECTED] for part in vars(signal()).values())),
+        TeacherSignal(*(None if part is None else part[~INJECTED] for part in vars(signal()).values())),
         torch.Generator(),
     )
     alone = build_loss(kinds[dropping](filter=NamedQuadrants(kind="all")))(clean)

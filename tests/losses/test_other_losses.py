@@ -190,7 +190,7 @@ def test_masked_equals_dropped(spec: CatXentLoss | CatDistLoss) -> None:
     masked, gradient = run(spec, inputs([1, 0], ranks=(0, 2)))
     batch = inputs([1, 0])
     assert batch.teacher is not None
-    signal = TeacherSignal(*(value[:1] for value in vars(batch.teacher).values()))
+    signal = TeacherSignal(*(None if value is None else value[:1] for value in vars(batch.teacher).values()))
     alone = LossInputs(torch.tensor(PROBS[:1]).log().requires_grad_(), torch.tensor([1]), signal, torch.Generator())
     plain = XentLoss() if isinstance(spec, CatXentLoss) else DistLoss(divergence=spec.divergence)
     dropped, dropped_gradient = run(plain, alone)

@@ -1,0 +1,172 @@
+"""What the large model's pass keeps of rows of logits: rank and log-probability of the target, entries of the distribution.
+
+`read_plainly` asks torch for each of them, which reads every logit some twenty times; it serves small vocabularies and is the
+reference. `read_in_blocks` reads each logit about three times: maxima of blocks of `BLOCK` logits, exponentials, sums of
+blocks. A block whose maximum is below the target's logit holds no token before it; the k most probable tokens lie in the k
+blocks with the largest maxima; and a token is drawn by drawing its block first. Source: [ours].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from catsweep.filters.top_k import target_rank
+from catsweep.spec.sweep import DistributionSpec
+
+MAX_RANK = 255
+"""A larger rank counts as this one."""
+BLOCK = 64
+SLICE_LOGITS = 2**19
+"""Logits that are read in one go: 2 MiB, so that a CPU's cache still holds them when they are read again."""
+
+
+@dataclass(frozen=True)
+class RowReading:
+    """Of N target tokens: rank_N int64 in [0, MAX_RANK], logprob_N float32; ids_NK int64 where a distribution is asked for,
+    and probs_NK float32 of its most probable tokens (None where they are drawn)."""
+
+    rank_N: Tensor
+    logprob_N: Tensor
+    ids_NK: Tensor | None = None
+    probs_NK: Tensor | None = None
+
+
+def read_rows_of_logits(
+    logits_NV: Tensor,
+    target_ids_N: Tensor,
+    *,
+    distribution: DistributionSpec | None,
+    vocab_size: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[slice, RowReading]]:
+    """The readings of some rows after others, with their places. logits in float32; entries are taken below vocab_size.
+
+    generator: on the logits' device. Where the vocabulary is large, the rows are read in blocks.
+    """
+    num_logits = logits_NV.shape[1]
+    read = read_in_blocks if _pays(distribution, vocab_size) else read_plainly
+    size = len(logits_NV) if logits_NV.is_cuda else max(1, SLICE_LOGITS // num_logits)
+    for start in range(0, len(logits_NV), size):
+        rows = slice(start, min(start + size, len(logits_NV)))
+        yield (
+            rows,
+            read(
+                logits_NV[rows],
+                target_ids_N[rows],
+                distribution=distribution,
+                vocab_size=vocab_size,
+                generator=generator,
+            ),
+        )
+
+
+def read_plainly(
+    logits_NV: Tensor,
+    target_ids_N: Tensor,
+    *,
+    distribution: DistributionSpec | None,
+    vocab_size: int,
+    generator: torch.Generator,
+) -> RowReading:
+    """The readings of some rows, each asked of torch."""
+    rank_N = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK)
+    logprobs_NV = logits_NV.log_softmax(1)
+    logprob_N = logprobs_NV.gather(1, target_ids_N[:, None]).squeeze(1)
+    if distribution is None:
+        return RowReading(rank_N, logprob_N)
+    probs_NV = logprobs_NV[:, :vocab_size].exp()
+    if distribution.kind == "top_k":
+        top = probs_NV.topk(min(distribution.num_entries, vocab_size), dim=1)
+        return RowReading(rank_N, logprob_N, top.indices, top.values)
+    drawn_NK = torch.multinomial(probs_NV, distribution.num_entries, replacement=True, generator=generator)
+    return RowReading(rank_N, logprob_N, drawn_NK)
+
+
+def read_in_blocks(
+    logits_NV: Tensor,
+    target_ids_N: Tensor,
+    *,
+    distribution: DistributionSpec | None,
+    vocab_size: int,
+    generator: torch.Generator,
+) -> RowReading:
+    """The same, reading each logit about three times. Draws differ from `read_plainly`'s, their distribution does not."""
+    blocks_NMB, tail_NR = _blocks(logits_NV, vocab_size)
+    maxima_NM = blocks_NMB.amax(2)
+    target_N1 = logits_NV.gather(1, target_ids_N[:, None])
+    largest_N1 = logits_NV.new_full(target_N1.shape, -torch.inf) if not tail_NR.shape[1] else tail_NR.amax(1, True)
+    largest_N1 = torch.maximum(largest_N1, maxima_NM.amax(1, True))
+    exp_NV = (logits_NV - largest_N1).exp_()
+    exp_NMB, exp_tail_NR = _blocks(exp_NV, vocab_size)
+    sums_NM = exp_NMB.sum(2)
+    total_N1 = sums_NM.sum(1, keepdim=True) + exp_tail_NR.sum(1, keepdim=True)
+    rank_N = _rank(blocks_NMB, tail_NR, maxima_NM, target_N1, target_ids_N)
+    logprob_N = (target_N1 - largest_N1 - total_N1.log()).squeeze(1)
+    if distribution is None:
+        return RowReading(rank_N, logprob_N)
+    own = slice(vocab_size - blocks_NMB.shape[1] * BLOCK)
+    if distribution.kind == "top_k":
+        ids_NK = _top(blocks_NMB, tail_NR[:, own], maxima_NM, distribution.num_entries)
+        return RowReading(rank_N, logprob_N, ids_NK, exp_NV.gather(1, ids_NK) / total_N1)
+    masses_NM = torch.cat([sums_NM, exp_tail_NR[:, own].sum(1, keepdim=True)], 1)
+    return RowReading(rank_N, logprob_N, _draw(exp_NV[:, :vocab_size], masses_NM, distribution.num_entries, generator))
+
+
+def _pays(distribution: DistributionSpec | None, vocab_size: int) -> bool:
+    """Whether blocks read less than the whole: of each entry a block is looked into."""
+    entries = 0 if distribution is None else distribution.num_entries
+    return vocab_size >= 4096 and 2 * entries * BLOCK <= vocab_size
+
+
+def _blocks(values_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Views of M whole blocks below vocab_size, NMB, and of the R values behind them (those of padded heads too)."""
+    end = vocab_size // BLOCK * BLOCK
+    return values_NV[:, :end].view(len(values_NV), end // BLOCK, BLOCK), values_NV[:, end:]
+
+
+def _rank(blocks_NMB: Tensor, tail_NR: Tensor, maxima_NM: Tensor, target_N1: Tensor, target_ids_N: Tensor) -> Tensor:
+    """How many tokens come before the target, as `target_rank` counts them, up to MAX_RANK."""
+
+    def before(values: Tensor, target: Tensor, ids: Tensor, target_ids: Tensor) -> Tensor:
+        return ((values > target) | ((values == target) & (ids < target_ids))).sum(1)
+
+    device = target_N1.device
+    is_far_N = (maxima_NM > target_N1).sum(1) > MAX_RANK  # each such block holds one token before it
+    rows_E, blocks_E = ((maxima_NM >= target_N1) & ~is_far_N[:, None]).nonzero(as_tuple=True)
+    ids_EB = blocks_E[:, None] * BLOCK + torch.arange(BLOCK, device=device)
+    counts_E = before(blocks_NMB[rows_E, blocks_E], target_N1[rows_E], ids_EB, target_ids_N[rows_E, None])
+    tail_ids_R = torch.arange(tail_NR.shape[1], device=device) + maxima_NM.shape[1] * BLOCK
+    rank_N = before(tail_NR, target_N1, tail_ids_R, target_ids_N[:, None]).index_add_(0, rows_E, counts_E)
+    return rank_N.masked_fill_(is_far_N, MAX_RANK).clamp_(max=MAX_RANK)
+
+
+def _top(blocks_NMB: Tensor, tail_NR: Tensor, maxima_NM: Tensor, num_entries: int) -> Tensor:
+    """Ids of the largest values, the largest first: (N, K)."""
+    blocks_NK = maxima_NM.topk(num_entries, dim=1, sorted=False).indices
+    rows_N1 = torch.arange(len(blocks_NK), device=blocks_NK.device)[:, None]
+    places_B, tail_R = (torch.arange(size, device=blocks_NK.device) for size in (BLOCK, tail_NR.shape[1]))
+    ids_NC = (blocks_NK[:, :, None] * BLOCK + places_B).flatten(1)
+    tail_ids_NR = (tail_R + maxima_NM.shape[1] * BLOCK).expand(len(ids_NC), -1)
+    values_NC = torch.cat([blocks_NMB[rows_N1, blocks_NK].flatten(1), tail_NR], 1)
+    return torch.cat([ids_NC, tail_ids_NR], 1).gather(1, values_NC.topk(num_entries, dim=1).indices)
+
+
+def _draw(weights_NV: Tensor, masses_NM: Tensor, num_entries: int, generator: torch.Generator) -> Tensor:
+    """Ids drawn in proportion to weights_NV, with replacement: (N, K). masses_NM: sums of its blocks, the last one of what
+    is left behind whole blocks."""
+    device, last_id = weights_NV.device, weights_NV.shape[1] - 1
+    ends_NM = masses_NM.double().cumsum(1)
+    uniform_NK = torch.rand((len(ends_NM), num_entries), dtype=torch.float64, device=device, generator=generator)
+    place_NK = uniform_NK * ends_NM[:, -1:]
+    block_NK = torch.searchsorted(ends_NM, place_NK, right=True).clamp_(max=ends_NM.shape[1] - 1)
+    mass_NK = masses_NM.gather(1, block_NK).double()
+    within_NK = ((place_NK - ends_NM.gather(1, block_NK)) / mass_NK + 1).clamp_(0, 1)
+    ids_NKB = block_NK[:, :, None] * BLOCK + torch.arange(BLOCK, device=device)
+    weights_NKB = weights_NV.gather(1, ids_NKB.clamp(max=last_id).flatten(1)).view(ids_NKB.shape).double()
+    ends_NKB = weights_NKB.masked_fill_(ids_NKB > last_id, 0).cumsum(2)
+    chosen_NK = (ends_NKB <= (within_NK * ends_NKB[:, :, -1])[:, :, None]).sum(2)
+    return (block_NK * BLOCK + chosen_NK.clamp_(max=BLOCK - 1)).clamp_(max=last_id)

@@ -1,0 +1,117 @@
+"""Rows of logits read in blocks, against the plain readings and torch's own functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from catsweep import logit_rows
+from catsweep.logit_rows import MAX_RANK, read_in_blocks, read_plainly, read_rows_of_logits
+from catsweep.spec.sweep import DistributionSpec
+
+SHAPES = [(4096, 4096), (5000, 5000), (5000, 4990), (5000, 4992), (4100, 4096)]
+"""Widths of the logits and vocabularies: whole blocks and not, with padded heads and without."""
+
+
+def some_logits(num_logits: int, vocab_size: int, num_rows: int = 24) -> tuple[Tensor, Tensor]:
+    """Logits with many ties, and targets of rank 0, of small ranks, of some more than 200, and of any."""
+    generator = torch.Generator().manual_seed(0)
+    logits_NV = (torch.randn(num_rows, num_logits, generator=generator) * 12).round() / 4
+    order_NV = logits_NV[:, :vocab_size].argsort(dim=1, descending=True)
+    places = [0] * 8 + [1, 2, 3, 11, 200, 254, 255, 256]
+    places += torch.randint(0, vocab_size, (num_rows - len(places),), generator=generator).tolist()
+    return logits_NV, order_NV[torch.arange(num_rows), torch.tensor(places)]
+
+
+@pytest.mark.parametrize(("num_logits", "vocab_size"), SHAPES)
+def test_ranks_and_log_probabilities_in_blocks_are_the_plain_ones(num_logits: int, vocab_size: int) -> None:
+    logits, targets = some_logits(num_logits, vocab_size)
+    settings = {"distribution": None, "vocab_size": vocab_size, "generator": torch.Generator()}
+    plain, fast = (read(logits, targets, **settings) for read in (read_plainly, read_in_blocks))
+    assert fast.rank_N.tolist() == plain.rank_N.tolist()
+    assert plain.rank_N.max() == MAX_RANK
+    torch.testing.assert_close(fast.logprob_N, plain.logprob_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_logits", "vocab_size"), SHAPES)
+def test_the_most_probable_tokens_in_blocks_are_the_plain_ones(num_logits: int, vocab_size: int) -> None:
+    logits, targets = some_logits(num_logits, vocab_size)
+    logits[0, vocab_size - 1] = 50.0  # the very last entry
+    logits[1, vocab_size:] = 50.0  # no entries
+    settings = {
+        "distribution": DistributionSpec(kind="top_k"),
+        "vocab_size": vocab_size,
+        "generator": torch.Generator(),
+    }
+    plain, fast = (read(logits, targets, **settings) for read in (read_plainly, read_in_blocks))
+    for reading in (plain, fast):
+        assert reading.ids_NK is not None
+        assert reading.ids_NK.max() < vocab_size
+        assert all(len(set(row)) == 12 for row in reading.ids_NK.tolist())
+    # Of equal logits either may be taken.
+    assert logits.gather(1, fast.ids_NK).tolist() == logits.gather(1, plain.ids_NK).tolist()
+    torch.testing.assert_close(fast.probs_NK, plain.probs_NK, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("num_logits", "vocab_size"), [(4096, 4096), (5000, 4990)])
+def test_tokens_drawn_in_blocks_have_the_models_probabilities(num_logits: int, vocab_size: int) -> None:
+    logits = torch.randn(1, num_logits, generator=torch.Generator().manual_seed(1)) * 2
+    logits[0, 7], logits[0, vocab_size - 1], logits[0, vocab_size:] = 9.0, 8.0, 20.0
+    probs = logits[0, :vocab_size].double().softmax(0)
+    num_rows, entries = 2000, 32
+    reading = read_in_blocks(
+        logits.expand(num_rows, -1), torch.zeros(num_rows, dtype=torch.long), distribution=DistributionSpec(num_entries=entries),
+        vocab_size=vocab_size, generator=torch.Generator().manual_seed(2),
+    )  # fmt: skip
+    assert reading.ids_NK is not None
+    num_drawn = num_rows * entries
+    counts = torch.bincount(reading.ids_NK.flatten(), minlength=vocab_size)
+    assert len(counts) == vocab_size
+    # Pearson's statistic over tokens that are expected at least five times, the others as one: mean df, deviation sqrt(2 df).
+    expected = num_drawn * probs
+    is_large = expected >= 5
+    assert is_large.sum() > 100
+    observed = torch.cat([counts[is_large], counts[~is_large].sum()[None]]).double()
+    expected = torch.cat([expected[is_large], expected[~is_large].sum()[None]])
+    statistic, df = ((observed - expected) ** 2 / expected).sum(), len(expected) - 1
+    assert abs(statistic - df) < 4 * (2 * df) ** 0.5
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    logits = torch.full((50, 4096), -torch.inf)
+    logits[:, 4095], logits[:, 100] = 0.0, 0.0
+    reading = read_in_blocks(
+        logits, torch.full((50,), 100), distribution=DistributionSpec(), vocab_size=4096, generator=torch.Generator()
+    )
+    assert reading.ids_NK is not None
+    assert set(reading.ids_NK.flatten().tolist()) == {100, 4095}
+
+
+def test_slices_of_rows_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = some_logits(4096, 4096)
+    monkeypatch.setattr(logit_rows, "SLICE_LOGITS", 5 * 4096)
+    settings = {"distribution": DistributionSpec(kind="top_k"), "vocab_size": 4096, "generator": torch.Generator()}
+    parts = list(read_rows_of_logits(logits, targets, **settings))
+    assert [rows.stop - rows.start for rows, _ in parts] == [5, 5, 5, 5, 4]
+    whole = read_in_blocks(logits, targets, **settings)
+    assert torch.cat([part.rank_N for _, part in parts]).tolist() == whole.rank_N.tolist()
+    assert torch.cat([part.ids_NK for _, part in parts]).tolist() == whole.ids_NK.tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_entries", "vocab_size", "in_blocks"), [(12, 32_000, True), (12, 500, False), (4000, 32_000, False)]
+)
+def test_blocks_are_taken_where_they_are_fewer_than_the_whole(
+    monkeypatch: pytest.MonkeyPatch, num_entries: int, vocab_size: int, in_blocks: bool
+) -> None:
+    called = []
+    monkeypatch.setattr(logit_rows, "read_in_blocks", lambda *arguments, **settings: called.append("blocks"))
+    monkeypatch.setattr(logit_rows, "read_plainly", lambda *arguments, **settings: called.append("plain"))
+    settings = {"distribution": DistributionSpec(num_entries=num_entries), "generator": torch.Generator()}
+    list(
+        read_rows_of_logits(
+            torch.zeros(1, vocab_size), torch.zeros(1, dtype=torch.long), vocab_size=vocab_size, **settings
+        )
+    )
+    assert called == ["blocks" if in_blocks else "plain"]
