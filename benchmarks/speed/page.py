@@ -39,7 +39,9 @@ def main() -> None:
 
 
 def ratio(values: list[float]) -> str:
-    """The median of some pairs, and their range."""
+    """The median of some pairs, and their range; nothing where there is no peer."""
+    if not values:
+        return ""
     middle = f"{statistics.median(values):.3g}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
 
