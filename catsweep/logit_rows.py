@@ -80,7 +80,7 @@ def read_plainly(
         return RowReading(rank_N, logprob_N)
     probs_NV = logprobs_NV[:, :vocab_size].exp()
     if distribution.kind == "top_k":
-        top = probs_NV.topk(min(distribution.num_entries, vocab_size), dim=1)
+        top = probs_NV.topk(distribution.entries(vocab_size), dim=1)
         return RowReading(rank_N, logprob_N, top.indices, top.values)
     drawn_NK = torch.multinomial(probs_NV, distribution.num_entries, replacement=True, generator=generator)
     return RowReading(rank_N, logprob_N, drawn_NK)

@@ -99,8 +99,7 @@ def bytes_a_target(distribution: DistributionSpec | None, vocab_size: int) -> in
     """Bytes that the signal of one target token takes on storage."""
     if distribution is None:
         return 3
-    is_ranked = distribution.kind == "top_k"
-    entries = min(distribution.num_entries, vocab_size) if is_ranked else distribution.num_entries
+    is_ranked, entries = distribution.kind == "top_k", distribution.entries(vocab_size)
     num_planes = max(0, (vocab_size - 1).bit_length() - 16)
     return 3 + (4 if is_ranked else 2) * entries + num_planes * -(-entries // 8)
 
@@ -249,8 +248,7 @@ def _room(num_targets: int, distribution: DistributionSpec | None, vocab_size: i
     }
     if distribution is None:
         return arrays
-    is_ranked = distribution.kind == "top_k"
-    entries = min(distribution.num_entries, vocab_size) if is_ranked else distribution.num_entries
+    is_ranked, entries = distribution.kind == "top_k", distribution.entries(vocab_size)
     arrays["ids"] = np.zeros((num_targets, entries), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
     if is_ranked:
         arrays["weights"] = np.zeros((num_targets, entries), dtype=np.float16)

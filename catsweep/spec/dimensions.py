@@ -144,9 +144,7 @@ def examples(node: Node, path: Path = ()) -> Iterator[tuple[Any, dict[Path, Path
                 yield from examples(option, (*path, "options", label))
         case Mapping(children):
             columns = {key: examples(child, (*path, key)) for key, child in children.items()}
-            last = {
-                key: next(column) for key, column in columns.items()
-            }  # a column that has ended keeps its last value
+            last = {key: next(column) for key, column in columns.items()}  # what has ended keeps its last value
             while True:
                 origin: dict[Path, Path] = {(): path}
                 for key, (_, child_origin) in last.items():

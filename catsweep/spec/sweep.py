@@ -130,6 +130,10 @@ class DistributionSpec(Spec):
     kind: Literal["sampled", "top_k"] = Field("sampled", description="Draw tokens, or keep the most probable ones")
     num_entries: int = Field(12, description="Entries a target token", ge=1, le=4096)
 
+    def entries(self, vocab_size: int) -> int:
+        """Entries a target token of a vocabulary of so many tokens: no more of the most probable ones than there are."""
+        return min(self.num_entries, vocab_size) if self.kind == "top_k" else self.num_entries
+
 
 CLEAN_TRAIN = "clean_train"
 """The training examples with their clean targets, beside the noisy ones."""

@@ -166,7 +166,8 @@ class _Builder:
         return self._whole(value, line, keys) if isinstance(value, str) else value
 
     def _whole(self, text: str, line: int, keys: KeyPath) -> str:
-        """A text with characters that JSON writes as two escapes put together."""
+        """The text, in which two escapes that are one character (JSON writes so) are put together. Raises SpecError where it has
+        half of one, or a NUL."""
         if "\0" in text:
             found, expected = f"a NUL character in {ascii(text)[:80]}", "a text that may name a file"
             raise SpecError([Problem(f"{self.document.path}:{line}", dotted(keys), found, expected)])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import tempfile
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from catsweep.tasks.store import Spool
 
 IntArray = NDArray[np.int64]
 
@@ -33,13 +33,14 @@ class Groups:
     """
 
     numbers: dict[str, IntArray]
-    texts: TextSpool
+    texts: Spool
+    """In UTF-8, which sorts as its characters do."""
     first_text: IntArray
     """group -> where its key stands in `texts`; shape (G,)."""
 
     def key(self, group: int) -> str:
         """The smallest text of a group."""
-        return self.texts[int(self.first_text[group])]
+        return self.texts[int(self.first_text[group])].decode("utf-8", "surrogatepass")
 
     @functools.cached_property
     def rank(self) -> IntArray:
@@ -51,34 +52,12 @@ class Groups:
         return rank
 
 
-class TextSpool:
-    """Texts in a temporary file that ends with this object, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile(prefix="catsweep-keys-")  # noqa: SIM115  (it lives as long as the object)
-        self.offsets = array("q", [0])
-
-    def append(self, text: str) -> None:
-        """Add a text; `flush` before it is read."""
-        data = text.encode("utf-8", "surrogatepass")
-        self.file.write(data)
-        self.offsets.append(self.offsets[-1] + len(data))
-
-    def flush(self) -> None:
-        """What was added can be read from here on."""
-        self.file.flush()
-
-    def __getitem__(self, index: int) -> str:
-        start, stop = self.offsets[index], self.offsets[index + 1]
-        return os.pread(self.file.fileno(), stop - start, start).decode("utf-8", "surrogatepass")
-
-
 def group_rows(links: Mapping[str, Iterable[Sequence[str]]]) -> Groups:
     """Number the groups of rows. links: given split -> the texts of each of its rows, at least one.
 
     Holds some 130 bytes a row while it works, and 8 afterwards: texts are told apart by 128 bits of their hash (see `hash_key`).
     """
-    texts = TextSpool()
+    texts = Spool()
     hashes = bytearray()
     starts = array("q", [0])  # of each row's first text
     num_rows = {}
@@ -86,7 +65,7 @@ def group_rows(links: Mapping[str, Iterable[Sequence[str]]]) -> Groups:
         before = len(starts)
         for row_texts in rows:
             for text in row_texts:
-                texts.append(text)
+                texts.append(text.encode("utf-8", "surrogatepass"))
                 hashes += hash_key(text)
             starts.append(starts[-1] + len(row_texts))
         num_rows[split] = len(starts) - before

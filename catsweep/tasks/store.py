@@ -60,24 +60,44 @@ SCHEMA = pa.schema(
 SOURCES = SCHEMA.get_field_index("sources")
 
 
-class RowSpool:
-    """Rows of any columns in a temporary file that ends with this object, in the order in which they came."""
+class Spool:
+    """Pieces of bytes in a temporary file that ends with this object, in the order in which they came."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.file = tempfile.TemporaryFile(prefix="catsweep-rows-")  # noqa: SIM115  (it lives as long as the object)
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(prefix="catsweep-")  # noqa: SIM115  (it lives as long as the object)
         self.offsets = array("q", [0])
-        for row in rows:
-            data = pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
-            self.file.write(data)
-            self.offsets.append(self.offsets[-1] + len(data))
+
+    def append(self, piece: bytes) -> None:
+        """Add a piece; `flush` before it is read."""
+        self.file.write(piece)
+        self.offsets.append(self.offsets[-1] + len(piece))
+
+    def flush(self) -> None:
+        """What was added can be read from here on."""
         self.file.flush()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> bytes:
         start, stop = self.offsets[index], self.offsets[index + 1]
-        row: dict[str, Any] = pickle.loads(os.pread(self.file.fileno(), stop - start, start))
+        return os.pread(self.file.fileno(), stop - start, start)
+
+
+class RowSpool:
+    """Rows of any columns on storage, in the order in which they came."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.pieces = Spool()
+        for row in rows:
+            self.pieces.append(pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL))
+        self.pieces.flush()
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = pickle.loads(self.pieces[index])
         return row
 
 
