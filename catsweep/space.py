@@ -179,6 +179,14 @@ def draw(node: Node, chooser: Chooser) -> tuple[Any, dict[str, Scalar]]:
     return _draw(node, chooser, Place("", ""), parameters), parameters
 
 
+def only_drawn(node: Node) -> Node:
+    """The tree without what is fixed, as deep as no choice is made: the same draws, and a value without the rest."""
+    if not isinstance(node, Mapping):
+        return node
+    searched = {key: child for key, child in node.children.items() if not isinstance(child, Constant)}
+    return Mapping({key: only_drawn(child) for key, child in searched.items()})
+
+
 def build_trial(
     spec: SweepSpec,
     task: TaskSpec | MixtureSpec,

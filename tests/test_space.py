@@ -17,6 +17,7 @@ from catsweep.space import (
     draw,
     grid_point,
     grid_size,
+    only_drawn,
     rungs,
     strata,
     training_tree,
@@ -150,6 +151,16 @@ def test_drawn_parameters_are_flat_and_readable_and_values_among_options_have_pa
         "max_grad_norm": "uniform",
         "max_grad_norm.uniform": 2,
     }
+
+
+def test_without_what_is_fixed_a_space_draws_the_same() -> None:
+    tree = training_tree(make_spec(SPACE))
+    short = only_drawn(tree)
+    value, parameters = draw(tree, Last())
+    searched, same = draw(short, Last())
+    assert same == parameters
+    assert set(searched) < set(value)
+    assert searched == {name: value[name] for name in searched}
 
 
 def test_a_drawn_loss_replaces_the_whole_training_loss() -> None:

@@ -71,6 +71,7 @@ class Study:
         self.delta: float | None = None  # min_task_delta of a mixture, judged against the baseline's study
         self.baseline: Study | None = None
         self.anchor: Anchor | None = None  # where an objective has a gap: fixed once the baseline has been searched
+        self._remaining: int | None = None
 
     def next(self) -> TrialSpec | None:
         """The trial to run now; its spec.json is on storage. None: wait, or nothing is left."""
@@ -88,6 +89,7 @@ class Study:
         """Take the record of a trial that ended."""
         self.running.discard(record.trial_id)
         self.records[record.trial_id] = record
+        self.count_again()
 
     def retry_failed(self) -> list[TrialRecord]:
         """Let runs that failed under an earlier driver run once more, where the sweep still wants them.
@@ -100,6 +102,10 @@ class Study:
             set_aside_record(self.folder / record.trial_id)
             del self.records[record.trial_id]
         return failed
+
+    def count_again(self) -> None:
+        """The study's records or its objective have changed, or those of its baseline."""
+        self._remaining = None
 
     @property
     def searched(self) -> bool:
@@ -130,7 +136,13 @@ class Study:
 
     @property
     def remaining(self) -> int:
-        """Runs that have not ended, those of the confirmation included."""
+        """Runs that have not ended, those of the confirmation included. Kept until a record comes: the whole sweep's are asked
+        for several times a trial, and to find a winner takes a look at all records."""
+        if self._remaining is None:
+            self._remaining = self._count_remaining()
+        return self._remaining
+
+    def _count_remaining(self) -> int:
         searching = [trial for trial in self.budgeted if trial.trial_id in self.records]
         left = self.budget - len(searching)
         if left:
@@ -230,12 +242,15 @@ class Search:
 
     def retry_failed(self) -> list[TrialRecord]:
         """Let what failed under an earlier driver run once more; returns the records that were set aside."""
-        return [record for study in self.studies.values() for record in study.retry_failed()]
+        failed = [record for study in self.studies.values() for record in study.retry_failed()]
+        for study in self.studies.values():  # a baseline's records count for others too
+            study.count_again()
+        return failed
 
     def next(self) -> TrialSpec | None:
         """The next trial of the study that has got least so far, or None where all must wait or are done."""
         usable = self.ready - set(self.failed_tasks)
-        open_studies = [study for study in self.studies.values() if study.task.task in usable]
+        open_studies = [study for study in self.studies.values() if study.task.task in usable and study.remaining]
         for study in sorted(open_studies, key=lambda study: len(study.records) + len(study.running)):
             if (trial := study.next()) is not None:
                 self.running[trial.trial_id] = Running(trial, time.time())
@@ -294,7 +309,11 @@ class Search:
             write_record(self.folder / trial_id, record)
         if record.status != "failed":  # a failed one may go on; nobody else needs the checkpoint again
             storage.delete(self.folder / trial_id / "checkpoint")
-        self.studies[record.task, record.stratum].end(record)
+        ended = self.studies[record.task, record.stratum]
+        ended.end(record)
+        for study in self.studies.values():
+            if study.baseline is ended:
+                study.count_again()
         if record.role == "confirm":
             prune_weights(self.folder, self.records, self.spec)
         self.fix_anchors(record.task)
@@ -320,6 +339,7 @@ class Search:
             for (other, _), study in self.studies.items():
                 if other == name:
                     study.anchor = anchor
+                    study.count_again()
 
 
 def _stored(folder: Path, trial: TrialSpec) -> TrialRecord:

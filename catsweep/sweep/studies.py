@@ -7,6 +7,7 @@ had never stopped, and strata start from the same points.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import warnings
@@ -17,7 +18,7 @@ from typing import Any
 import optuna
 
 from catsweep.errors import StorageError
-from catsweep.space import Place, Scalar, draw, grid_point
+from catsweep.space import Place, Scalar, draw, grid_point, only_drawn
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import Interval, Node
 from catsweep.spec.search import GridSampler, ObjectiveSpec, SamplerSpec, TpeSampler, lower_is_better
@@ -54,15 +55,17 @@ def suggest(
     if not isinstance(sampler, TpeSampler) or number < sampler.num_startup_trials:
         return draw(tree, _Independent((sampler.seed, task, number)))
     seed = int(digest([sampler.seed, task, number]), 16) % 2**32
-    logging.getLogger("optuna").setLevel(logging.ERROR)
+    if (logger := logging.getLogger("optuna")).level != logging.ERROR:  # to set it looks at every logger of the process
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # several samplers' options are marked experimental
         tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
         directions = ["minimize" if lower_is_better(objective) else "maximize" for objective in objectives]
         study = optuna.create_study(directions=directions, sampler=tpe)
+        searched = only_drawn(tree)
         # Sorted, so that the order in which trials happened to finish changes nothing.
         for observation in sorted(history, key=lambda observation: observation.number):
-            study.add_trial(_optuna_trial(tree, observation, len(objectives)))
+            study.add_trial(_optuna_trial(searched, observation, len(objectives)))
         return draw(tree, _Asking(study.ask()))
 
 
@@ -77,13 +80,22 @@ def _optuna_trial(tree: Node, observation: Observation, num_objectives: int) -> 
         ) from None
     values = [value for value in (observation.value, observation.second)[:num_objectives] if value is not None]
     is_complete = len(values) == num_objectives
-    return optuna.trial.create_trial(
+    trial = optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if is_complete else optuna.trial.TrialState.RUNNING,
         values=values if is_complete else None,
         params=replay.values,
         distributions=replay.distributions,
         constraints=None if observation.violation is None else {"min_task_delta": observation.violation},
     )
+    trial.__class__ = _Told
+    return trial
+
+
+class _Told(optuna.trial.FrozenTrial):  # type: ignore[misc]
+    """A trial that its study may take as it is: Optuna's deep copies of all of them are a third of a suggestion's time."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Told:
+        return copy.copy(self)
 
 
 class _Independent:

@@ -158,6 +158,11 @@ def finish(search: Search, trial: TrialSpec, value: float | None = None) -> None
     search.end(trial.trial_id)
 
 
+def check_counts(search: Search) -> None:
+    """What the search remembers of the runs that are left is what a count of all of them gives."""
+    assert search.num_remaining == sum(study._count_remaining() for study in search.studies.values())
+
+
 def play(search: Search, *, slots: int = 2, limit: int = 10_000, seed: int = 0) -> list[TrialSpec]:
     """Run up to `limit` trials on a few slots; they end in a random order."""
     chance = random.Random(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweep_fakes import SPACE
+from sweep_fakes import SPACE, check_counts
 from sweep_fakes import make_sweep as fake_sweep
 from synthetic import LARGE, ONE_TASK, SMALL, _write_prepared, load_synthetic, make_record, make_rows
 
@@ -61,6 +61,7 @@ def play(search: Search) -> list[TrialSpec]:
     while (trial := search.next()) is not None:
         order.append(trial)
         finish(search, trial)
+        check_counts(search)
     return order
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_fakes import SPACE, finished_record, make_sweep, make_task
+from sweep_fakes import SPACE, check_counts, finished_record, make_sweep, make_task
 
 from catsweep.errors import SpecError
 from catsweep.records import TrialRecord, largest_loss, winners, write_record
@@ -49,6 +49,7 @@ def play(search: Search, values: dict[tuple[str, int], tuple[float, float]]) -> 
         search.heard(trial.trial_id, {"step": trial.training.steps, "objective": (a + b) / 2, "final": True})
         write_record(search.folder / trial.trial_id, record_of(trial, a, b))
         search.end(trial.trial_id)
+        check_counts(search)
         order.append(trial)
     return order
 

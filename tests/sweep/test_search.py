@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from faults import DAMAGES
-from sweep_fakes import SPACE, finish, finished_record, make_sweep, play, score
+from sweep_fakes import SPACE, check_counts, finish, finished_record, make_sweep, play, score
 
 from catsweep.damage import set_aside_damaged
 from catsweep.errors import StorageError
@@ -29,6 +29,18 @@ def open_search(sweep: Sweep, folder: Path) -> Search:
     search = Search(sweep, folder)
     search.ready = {task.task for task in sweep.tasks}
     return search
+
+
+def test_runs_that_are_left_are_counted_anew_with_every_record(tmp_path: Path) -> None:
+    search = open_search(make_sweep(["a", "b"]), tmp_path)
+    while (trial := search.next()) is not None:
+        check_counts(search)
+        finish(search, trial)
+        check_counts(search)
+    assert search.num_remaining == 0
+    again = open_search(make_sweep(["a", "b"], search__num_samples=6), tmp_path)
+    assert again.num_remaining == 4 * (2 + 2)  # of four studies two more trials, and both confirm runs of whoever wins
+    check_counts(again)
 
 
 def test_equal_budgets_and_at_most_a_quarter_in_flight(tmp_path: Path) -> None:
@@ -159,6 +171,7 @@ def test_only_failed_runs_that_the_sweep_still_wants_are_tried_again(tmp_path: P
     assert again.num_remaining == 1
     assert [trial.trial_id for trial in play(again)] == [confirm[1].trial_id]
     assert (tmp_path / confirm[1].trial_id / "record.failed-1.json").exists()
+    check_counts(again)
     assert again.retry_failed() == []
 
 
