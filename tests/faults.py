@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -17,6 +19,40 @@ def full_disk(num_bytes: int = 0) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A folder that is a disk of its own for some processes. enter: what their command begins with. seen: the folder as others
+    see it."""
+
+    enter: list[str]
+    seen: Path
+
+    def fill(self) -> None:
+        """Take all that is free."""
+        with suppress(OSError), (self.seen / "ballast").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        (self.seen / "ballast").unlink()
+
+
+@contextmanager
+def small_disk(folder: Path, num_mib: int) -> Iterator[SmallDisk]:
+    """A disk of this size at `folder`, mounted in a namespace that needs no root."""
+    mount = f"mount -t tmpfs -o size={num_mib}m none {folder} && echo mounted && exec cat"
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "mounted\n", "this test needs the right to mount a tmpfs in a user namespace"
+    enter = ["nsenter", f"--target={holder.pid}", "--preserve-credentials", "--user", "--mount"]
+    try:
+        yield SmallDisk(enter, Path(f"/proc/{holder.pid}/root{folder}"))
+    finally:
+        holder.communicate()
 
 
 def cut(path: Path) -> None:

@@ -42,6 +42,8 @@ MAX_ENTRIES = 5_000
 """Entries of a sweep's list of tasks, those of its mixtures included."""
 MAX_NAME = 300
 """Characters of an entry that can be a task's name or a pattern of names."""
+TASK_KEYS = ("output_type", "doc_to_text", "doc_to_target")
+"""Keys that a task has and a sweep does not."""
 FIXED_FIELDS = ("steps", "max_prompt_tokens", "max_target_tokens")
 """Fields of `training` that no space may draw: rungs and budget follow from the first, a task's data from the others."""
 
@@ -75,6 +77,9 @@ def check_sweep(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> tupl
     document = read_yaml(path)
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), found=type(document.data).__name__, expected="a map of settings")])
+    if "tasks" not in document.data and (key := next((key for key in TASK_KEYS if key in document.data), None)):
+        expected = "a sweep, which names this file under `tasks:`; `catsweep init NAME` writes one"
+        raise SpecError([document.problem((key,), found=f"{key!r}: this is the file of a task", expected=expected)])
     for override in overrides:
         apply_override(document, override)
     problems = resolve_checkpoints(document)
@@ -291,7 +296,7 @@ class Shelf:
         if entry.endswith((".yaml", ".yml")):
             if is_file(self.folder / entry):
                 return [self.folder / entry]
-            expected = f"a task file; paths are relative to {self.folder}"
+            expected = f"a task file; paths are relative to {self.folder.resolve()}"
             self._problem(keys, entry, expected, self._there, ", no such file")
             return []
         if len(entry) <= MAX_NAME and (found := fnmatch.filter(self.files, entry)):
@@ -310,7 +315,7 @@ class Shelf:
 
     @property
     def tags(self) -> dict[str, list[Path]]:
-        """Files by tag and by group, and by group alone as `group NAME`."""
+        """Files by tag, by group, by the task name that they give, and by group alone as `group NAME`."""
         if self._tags is None:
             self._tags = _by_tag(self.files)
         return self._tags
@@ -393,6 +398,7 @@ def _by_tag(files: dict[str, Path]) -> dict[str, list[Path]]:
     for file in files.values():
         data = read_with_includes(file).data
         if isinstance(data, dict):
-            for tag in [*(data.get("tag") or []), data.get("group"), f"group {data.get('group')}"]:
-                tags.setdefault(str(tag), []).append(file)
+            names = [*(data.get("tag") or []), data.get("group"), f"group {data.get('group')}", data.get("task")]
+            for name in dict.fromkeys(names):
+                tags.setdefault(str(name), []).append(file)
     return tags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import re
@@ -87,7 +88,7 @@ def parse_yaml(text: str, path: Path) -> Document:
     """The document of a YAML text; `path` stands in messages. Raises SpecError."""
     document = Document(path, None)
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = _compose(text)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -97,8 +98,16 @@ def parse_yaml(text: str, path: Path) -> Document:
     except RecursionError:
         raise SpecError([Problem(str(path), "document", "too many nested levels", f"at most {MAX_LEVELS}")]) from None
     if node is not None:
-        document.data = _Builder(document).build(node, ())
+        document.data = _Builder(document, text).build(node, ())
     return document
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The nodes of a text. libyaml reads some eight times as fast as PyYAML's own reader, which words what is wrong."""
+    if yaml.__with_libyaml__:
+        with contextlib.suppress(yaml.YAMLError, ValueError):  # ValueError: half a character
+            return yaml.compose(text, Loader=yaml.CSafeLoader)
+    return yaml.compose(text, Loader=_Loader)
 
 
 def _way_out(text: str, mark: Any, reason: str) -> str:
@@ -135,8 +144,8 @@ class _Loader(yaml.SafeLoader):
 class _Builder:
     """Turns composed nodes into plain data and notes their lines."""
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
+    def __init__(self, document: Document, text: str) -> None:
+        self.document, self.text = document, text
         self.constructor = yaml.SafeLoader("")
         self.num_nodes = 0
         self.merging: list[yaml.Node] = []
@@ -215,17 +224,12 @@ class _Builder:
 
     def _no_key(self, node: yaml.MappingNode, keys: KeyPath) -> SpecError:
         """A map or list where a key should be: as a rule a template without quotes."""
-        where, text = f"{self.document.path}:{node.start_mark.line + 1}", _text_of(node)
+        where = f"{self.document.path}:{node.start_mark.line + 1}"
+        text = self.text[node.start_mark.index : node.end_mark.index][:80]
         if text.startswith("{{"):
             found, hint = f"{text} without quotes", f'Write "{text}", in quotes'
             return SpecError([Problem(where, dotted(keys) or "document", found, "a text", hint)])
         return SpecError([Problem(where, dotted(keys) or "document", "a map or list as a key", "a name as a key")])
-
-
-def _text_of(node: yaml.Node) -> str:
-    """The YAML of a node as it stands in the file, of at most 80 characters."""
-    buffer = node.start_mark.buffer
-    return "" if buffer is None else buffer[node.start_mark.pointer : node.end_mark.pointer].rstrip("\0")[:80]
 
 
 def apply_override(document: Document, override: str) -> None:
@@ -286,12 +290,13 @@ def _problem(
 ) -> Problem:
     kind, value = detail["type"], detail["input"]
     fields = sorted([*spec.model_fields, *spec.other_keys]) if spec else []
-    if kind == "extra_forbidden":
+    if spec and kind == "extra_forbidden":
+        key = str(keys[-1])
         return document.problem(
             keys,
             found=f"unknown key {keys[-1]!r}",
             expected=f"one of {', '.join(fields)}",
-            hint=did_you_mean(str(keys[-1]), fields),
+            hint=did_you_mean(key, fields) or _further_down(key, spec),
         )
     if kind == "missing":
         info = spec.model_fields.get(name) if spec and name else None
@@ -336,6 +341,13 @@ def did_you_mean(word: str, options: typing.Iterable[str]) -> str:
 def _did_you_mean(word: str, options: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _further_down(key: str, spec: type[Spec]) -> str:
+    """`Did you mean 'a.key'?` where one field of that name lies less deep than all others, or nothing."""
+    paths = sorted((path.count("."), path) for path in field_paths(spec) if path.endswith(f".{key}"))
+    is_clear = len(paths) == 1 or (len(paths) > 1 and paths[0][0] < paths[1][0])
+    return f"Did you mean {paths[0][1]!r}?" if is_clear else ""
 
 
 def field_paths(spec: type[Spec], prefix: str = "") -> set[str]:

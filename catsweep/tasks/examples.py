@@ -17,7 +17,7 @@ from catsweep import records
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.errors import DataError
 from catsweep.spec.base import Json, digest
-from catsweep.spec.source import PackageSource
+from catsweep.spec.source import FilesSource, PackageSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.fingerprint import source_fingerprint
 from catsweep.tasks.groups import Groups, group_rows, hash_key
@@ -240,7 +240,7 @@ class _Places:
 
     def place(self, index: int) -> Place:
         # For a person the position says more than a reader's id.
-        return Place(self.task.task, f"{self.name}:{index}", self.task.origin)
+        return Place(self.task.task, f"{self.name}:{index}{self._of_file}", self.task.origin)
 
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
@@ -280,6 +280,12 @@ class _Places:
     @functools.cached_property
     def _has_ids(self) -> bool:
         return has_ids(self.task)
+
+    @functools.cached_property
+    def _of_file(self) -> str:
+        """The file of the rows, where they lie in one."""
+        file = getattr(self.task.source, self.name, None) if isinstance(self.task.source, FilesSource) else None
+        return f" of {Path(file).name}" if isinstance(file, str) else ""
 
     @functools.cached_property
     def _strict_metrics(self) -> list[Metric]:

@@ -47,7 +47,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: {error.reason} at byte {error.start}; expected UTF-8") from None
+                found, move = (
+                    f"{error.reason} at byte {error.start}",
+                    "convert it with `iconv -f latin1 -t utf-8`, for example",
+                )
+                raise DataError(f"{path}:{number}: found {found}; expected UTF-8: {move}") from None
             yield number, text.removesuffix("\n").removesuffix("\r")
 
 
@@ -77,7 +81,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
         except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num}: found broken CSV ({error}); expected RFC 4180") from None
         if not header:
-            header = _header(path, values)
+            header = _header(path, values, ",")
         elif values:
             yield _record(path, reader.line_num, header, values)
 
@@ -88,12 +92,16 @@ def _tsv(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in _lines(path):
         values = line.split("\t")
         if not header:
-            header = _header(path, values)
+            header = _header(path, values, "\t")
         elif line:
             yield _record(path, number, header, values)
 
 
-def _header(path: Path, names: list[str]) -> list[str]:
+def _header(path: Path, names: list[str], separator: str) -> list[str]:
+    other = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0]), None)
+    if other is not None:
+        move = {"\t": "set `format: tsv`", ",": "set `format: csv`"}.get(other, "write the file so")
+        raise DataError(f"{path}:1: found one column {names[0]!r}; expected columns between {separator!r}: {move}")
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise DataError(f"{path}:1: found the header {names}; expected a different name for every column")
     return names

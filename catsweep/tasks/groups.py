@@ -45,7 +45,9 @@ class Groups:
     @functools.cached_property
     def rank(self) -> IntArray:
         """The place of each group in the order in which groups are cut: that of a hash of its key. Shape (G,)."""
-        hashes = bytearray().join(hash_key(self.key(group), b"split") for group in range(len(self.first_text)))
+        hashes = bytearray()
+        for group in range(len(self.first_text)):
+            hashes += hash_key(self.key(group), b"split")
         order = np.argsort(np.frombuffer(hashes, "S16"), kind="stable")
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
@@ -71,6 +73,7 @@ def group_rows(links: Mapping[str, Iterable[Sequence[str]]]) -> Groups:
         num_rows[split] = len(starts) - before
     texts.flush()
     _, first, numbers = np.unique(np.frombuffer(hashes, "S16"), return_index=True, return_inverse=True)
+    del hashes
     roots = _roots(numbers, np.array(starts), len(first))
     _, one_text, group_of_text = np.unique(roots, return_index=True, return_inverse=True)
     first_text = first[one_text]

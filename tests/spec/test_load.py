@@ -57,6 +57,12 @@ BROKEN = [
 ]  # fmt: skip
 
 
+TASK = (
+    "task: mine/additions\nsource: {kind: files, format: csv, train: rows.csv}\noutput_type: generate_until\n"
+    "doc_to_text: a\ndoc_to_target: b\nmetric_list: [{metric: exact_match}]\n"
+)
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(text)
@@ -99,6 +105,33 @@ def test_of_very_many_mistakes_the_first_hundred_are_worded(tmp_path: Path) -> N
 def test_a_typo_gets_a_hint(tmp_path: Path) -> None:
     found = problems(write(tmp_path, GOOD.replace("steps: 100", "stepps: 100")))
     assert any(problem.endswith("Did you mean 'steps'?") for problem in found)
+
+
+def test_a_key_at_the_wrong_depth_gets_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    for key, place in (
+        ("num_samples", "search.num_samples"),
+        ("steps", "training.steps"),
+        ("rate", "data.label_noise.rate"),
+    ):
+        (message,) = problems(path, f"{key}=2")
+        assert message.startswith(f"override {key}=2: {key}: found unknown key '{key}'")
+        assert message.endswith(f"Did you mean '{place}'?")
+
+
+def test_the_file_of_a_task_is_no_sweep(tmp_path: Path) -> None:
+    assert problems(write(tmp_path, TASK)) == [
+        "F:3: output_type: found 'output_type': this is the file of a task; expected a sweep, which names this file "
+        "under `tasks:`; `catsweep init NAME` writes one"
+    ]
+
+
+def test_a_task_beside_a_sweep_is_found_by_its_path_and_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "sums.yaml").write_text(TASK + "group: school\n")
+    for name in ("sums", "mine/additions", "tasks/sums.yaml"):
+        (task,) = load_sweep(write(tmp_path, GOOD.replace("emoji/en-fr", name))).tasks
+        assert task.task == "mine/additions"
 
 
 def test_an_override_replaces_a_value_and_is_named_in_errors(tmp_path: Path) -> None:
@@ -163,6 +196,31 @@ def test_every_shipped_sweep_loads() -> None:
 @pytest.mark.parametrize("name", sorted(task_files()))
 def test_every_shipped_task_loads_and_is_named_as_its_file(name: str) -> None:
     assert load_task(task_files()[name]).task == name
+
+
+def test_both_readers_of_yaml_give_the_same_data_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [path.read_text() for path in search_spaces_folder().rglob("*.yaml")]
+    texts += [
+        "&a {x: [1, *a]}",
+        "a: &t {b: 1}\nc: {<<: *t}",
+        'a: "\\ud83d\\ude42 \U0001f642 \u00e9"\nb: {{x}}',
+        "a: [",
+        "[" * 500,
+    ]
+    read = {}
+    for fast in (True, False):
+        monkeypatch.setattr("yaml.__with_libyaml__", fast)
+        read[fast] = [told(text) for text in texts]
+    assert read[True] == read[False]
+
+
+def told(text: str) -> tuple[object, ...]:
+    """What a YAML text means, or what is wrong with it."""
+    try:
+        document = parse_yaml(text, Path("some.yaml"))
+    except SpecError as error:
+        return (str(error),)
+    return document.data, document.lines
 
 
 def test_anchors_and_merges_give_defaults_to_a_map() -> None:
@@ -288,10 +346,7 @@ def test_a_missing_model_is_shown_as_one_could_write_it(tmp_path: Path, model: s
 
 
 def test_a_missing_group_is_shown_as_one_could_write_it(tmp_path: Path) -> None:
-    (tmp_path / "sums.yaml").write_text(
-        "task: mine/sums\nsource: {kind: files, format: csv, train: rows.csv}\noutput_type: generate_until\n"
-        "doc_to_text: a\ndoc_to_target: b\nmetric_list: [{metric: exact_match}]\n"
-    )
+    (tmp_path / "sums.yaml").write_text(TASK)
     (message,) = problems(write(tmp_path, GOOD.replace("emoji/en-fr", "sums.yaml")))
     assert message.endswith(
         "sums.yaml:1: group: found nothing; expected a value (Kind of task; kinds weigh equally in macro means). For example:\n"

@@ -66,7 +66,11 @@ def test_aligned_text_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
         ("csv", 'a,b\n1,"2\n', ":2: found broken CSV (unexpected end of data); expected RFC 4180"),
         ("csv", "a,a\n1,2\n", ":1: found the header ['a', 'a']; expected a different name for every column"),
         ("tsv", "a\tb\n1\t2\t3\n", ":2: found 3 values; expected 2: a, b"),
-        ("jsonl", b'{"a": 1}\n{"a": "\xff"}', ":2: invalid start byte at byte 7; expected UTF-8"),
+        ("csv", "a;b\n1;2\n", ":1: found one column 'a;b'; expected columns between ',': write the file so"),
+        ("csv", "a\tb\n1\t2\n", ":1: found one column 'a\\tb'; expected columns between ',': set `format: tsv`"),
+        ("tsv", "a,b\n1,2\n", ":1: found one column 'a,b'; expected columns between '\\t': set `format: csv`"),
+        ("jsonl", b'{"a": 1}\n{"a": "\xff"}', ":2: found invalid start byte at byte 7; expected UTF-8: convert it with "
+         "`iconv -f latin1 -t utf-8`, for example"),
     ],
 )  # fmt: skip
 def test_errors_name_the_file_and_the_line(tmp_path: Path, form: str, data: str | bytes, expected: str) -> None:

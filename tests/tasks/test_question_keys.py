@@ -61,7 +61,7 @@ def test_the_key_may_be_a_template_and_other_metrics_need_none(tmp_path: Path) -
 def test_a_missing_question_key_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     rows = [{"text": "a", "answer": "b", "question": "1"}]
     with pytest.raises(
-        DataError, match=r"row train:0: key of multirc_em 'question_key': found no column.*Did you mean"
+        DataError, match=r"row train:0 of rows.jsonl: key of multirc_em 'question_key': found no column.*Did you mean"
     ):
         preview(make(tmp_path, EM, rows))
 
@@ -77,7 +77,7 @@ def test_a_missing_question_key_is_an_error_that_names_the_row(tmp_path: Path) -
 def test_references_that_a_metric_cannot_use_are_found_before_anything_is_trained(
     tmp_path: Path, metric: dict[str, Any], answer: Any, message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"row train:0: metric {message}"):
+    with pytest.raises(DataError, match=rf"row train:0 of rows.jsonl: metric {message}"):
         preview(make(tmp_path, [metric], [{"text": "x", "answer": answer}]))
 
 

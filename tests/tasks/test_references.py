@@ -89,5 +89,5 @@ def test_a_typo_in_the_column_of_references_is_found_in_the_first_rows_since_tes
 def test_rows_of_one_source_must_have_what_is_named(make_task: Any, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"question": "1", "answer": "one"}\n')
     source = {"kind": "files", "format": "jsonl", "train": str(tmp_path / "train.jsonl")}
-    with pytest.raises(DataError, match="row train:0: doc_to_reference 'references': found no column"):
+    with pytest.raises(DataError, match=r"row train:0 of train\.jsonl: doc_to_reference 'references': found no column"):
         preview(make_task(source=source, doc_to_reference="references"))
