@@ -314,13 +314,13 @@ def _step(
     # DDP and FSDP have averaged the ranks' gradients of sums, so the number of ranks stands in the numerator.
     count = total["kept" if spec.loss.normalize == "kept_tokens" else "target"]
     count = torch.where(count > 0, count, 1.0)  # weights between 0 and 1 may sum to less than one token
+    scale = workers.size / count
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    torch._foreach_mul_(
-        [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
-        (workers.size / count).float(),
-    )
-    limit = spec.max_grad_norm if spec.max_grad_norm is not None else math.inf
-    norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = whole(nn.utils.get_total_norm(gradients)) * scale
+    if spec.max_grad_norm is not None:  # as torch's clip_grad_norm_, but the gradients are multiplied once
+        scale = scale * torch.clamp(spec.max_grad_norm / (norm + 1e-6), max=1.0)
+    torch._foreach_mul_([local(gradient) for gradient in gradients], scale.float())
     optimizer.step()
     return total | {"grad_norm": norm, "denominator": count}
 

@@ -105,6 +105,21 @@ def run(
     return flat(trained)
 
 
+@pytest.mark.parametrize("limit", [0.05, 1e6])
+def test_gradients_are_clipped_as_torch_clips_them(limit: float) -> None:
+    training, data, trained = spec(XentLoss(), max_grad_norm=limit), some_data(), module().double()
+    optimizer = torch.optim.AdamW(trained.parameters(), weight_decay=training.weight_decay)
+    order = data.order(training.batch_size, 7)
+    for step in range(1, training.steps + 1):
+        optimizer.param_groups[0]["lr"] = learning_rate(training, step)
+        batch = data.batch(order.batch(step - 1))
+        optimizer.zero_grad()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(trained(batch), batch.target_ids_N))
+        assert 0.05 < torch.nn.utils.clip_grad_norm_(trained.parameters(), limit) < 1e6
+        optimizer.step()
+    assert torch.allclose(run(training, dtype=torch.float64), flat(trained), rtol=1e-5, atol=1e-6)
+
+
 LOSSES = [
     XentLoss(),
     CatXentLoss(),
