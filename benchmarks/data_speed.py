@@ -175,7 +175,9 @@ def main() -> None:
             output = Path(name) / f"out{number}"
             pairs.append((run("catsweep", full, output), run("datasets", full, output)))
         again = run("catsweep", full, output)
-        small = run("catsweep", sizes[arguments.rows // 10], Path(name) / "small")
+        small, peers_small = (
+            run(which, sizes[arguments.rows // 10], Path(name) / "small") for which in ("catsweep", "datasets")
+        )
     ratios = [peer["cpu_seconds"] / ours["cpu_seconds"] for ours, peer in pairs]
     ours, peer = ([pair[index] for pair in pairs] for index in (0, 1))
 
@@ -196,7 +198,7 @@ def main() -> None:
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |",
         f"| seconds by the clock | {middle(ours, 'seconds'):.1f} | {middle(peer, 'seconds'):.1f} | |",
         f"| anonymous memory above the imports, MiB | {middle(ours, 'more_mib'):.0f} | {middle(peer, 'more_mib'):.0f} | |",
-        f"| the same with a tenth of the rows, MiB | {small['more_mib']:.0f} | | |",
+        f"| the same with a tenth of the rows, MiB | {small['more_mib']:.0f} | {peers_small['more_mib']:.0f} | |",
         f"| CPU seconds of a second run | {again['cpu_seconds']:.2f} | | |",
     ]
     print("\n".join(lines))

@@ -107,28 +107,10 @@ def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation
     answers = root / "cache" / "answers" / _answers_key(root, sweep, task_name)
     large = read_rows(answers / "rows.parquet")
     large_latency = _large_latency(answers) if any(cost.kind == "latency" for cost in cascade.costs) else None
-    result: Json = {
-        "task": task_name,
-        "group": task.group,
-        "metrics": {},
-        "num_rows": read_json(root / sweep / "prepared" / f"{task_name}.json")["num_rows"],
-        "rules": cascade.deferral,
-        "costs": [{"kind": cost.kind, "unit": UNITS[cost.kind]} for cost in cascade.costs],
-        "baseline": BASELINE,
-        "wanted": {
-            "strata": list(strata(training_tree(spec), spec.search.stratify)),
-            "confirm_seeds": spec.search.confirm_seeds,
-            "num_samples": spec.search.num_samples,
-            "max_steps": spec.training.steps,
-            "rungs": rungs(spec),
-        },
-        "large": large_facts(root, read_json(root / sweep / "prepared" / f"{task_name}.json"), spec),
-        "strata": {},
-    }
+    prepared = read_json(root / sweep / "prepared" / f"{task_name}.json")
+    result: Json = _task_facts(task_name, task, spec, prepared, large_facts(root, prepared, spec))
     if isinstance(unit, MixtureSpec):
         result |= {"mixture": unit.task, "member": task.task}
-    if noise := read_json(root / sweep / "prepared" / f"{task_name}.json").get("label_noise"):
-        result["label_noise"] = noise
     if large_latency is not None:
         result["large_latency"] = large_latency.to_dict()
     folder = results_folder(root, sweep, other)
@@ -178,6 +160,31 @@ def compute_task(root: Path, sweep: str, task_name: str, *, other: Recomputation
     if points:
         write_rows(folder / f"{task_name}.parquet", pa.concat_tables(points))
     return result
+
+
+def _task_facts(name: str, task: TaskSpec, spec: SweepSpec, prepared: Json, large: Json) -> Json:
+    """What a task's results say before any of its runs is read. prepared, large: facts of both."""
+    facts: Json = {
+        "task": name,
+        "group": task.group,
+        "metrics": {},
+        "num_rows": prepared["num_rows"],
+        "rules": spec.cascade.deferral,
+        "costs": [{"kind": cost.kind, "unit": UNITS[cost.kind]} for cost in spec.cascade.costs],
+        "baseline": BASELINE,
+        "wanted": {
+            "strata": list(strata(training_tree(spec), spec.search.stratify)),
+            "confirm_seeds": spec.search.confirm_seeds,
+            "num_samples": spec.search.num_samples,
+            "max_steps": spec.training.steps,
+            "rungs": rungs(spec),
+        },
+        "large": large,
+        "strata": {},
+    }
+    if noise := prepared.get("label_noise"):
+        facts["label_noise"] = noise
+    return facts
 
 
 def _large_latency(answers: Path) -> Latency:

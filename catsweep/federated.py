@@ -17,14 +17,13 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from catsweep.checkpoint import load_checkpoint, save_checkpoint, unique_tensors
 from catsweep.data import TaskData
 from catsweep.large import LargeModel
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.partition import partition
-from catsweep.prepare import Prepared
+from catsweep.prepare import Prepared, saved_tokenizer
 from catsweep.records import append_step, building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.federated import FederatedSpec
@@ -142,7 +141,7 @@ def run_client(job: ClientJob, weights: Weights) -> ClientUpdate:
     data = data.packed_for(module)
     initial = None
     if judges_by_initial(job.spec.training):  # as the trial built it: the shared weights have moved on since
-        tokenizer = _tokenizer(job.site.data / "tokenizer")
+        tokenizer = saved_tokenizer(job.site.data / "tokenizer")
         initial = frozen_copy(
             TargetLogits(build_model(job.spec.small, tokenizer, seed=job.spec.seed)).to(workers.device)
         )
@@ -232,7 +231,7 @@ def _cut(folder: Path, prepared: Prepared, federated: FederatedSpec, task: str) 
 def _client_data(site: ClientSite, spec: TrialSpec) -> TrainingData:
     """A client's examples with the large model's signal, which is made here where it is missing."""
     tokens = TaskData(site.data).tokens("train")
-    tokenizer = _tokenizer(site.data / "tokenizer")
+    tokenizer = saved_tokenizer(site.data / "tokenizer")
     config = _module(_as_key(spec), site.data / "tokenizer").model.config
     architecture = architecture_of(config)
     if not is_complete(site.signal, hashes=False):
@@ -249,17 +248,11 @@ def _client_data(site: ClientSite, spec: TrialSpec) -> TrainingData:
     )
 
 
-@functools.lru_cache(maxsize=16)
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
-
-
 @functools.lru_cache(maxsize=1)
 def _module(small: str, tokenizer: Path) -> TargetLogits:
     """The small model that this process's clients train, one after another; each gets its weights anew."""
     spec = TypeAdapter(SmallSpec).validate_json(small)
-    return TargetLogits(build_model(spec, _tokenizer(tokenizer), seed=0))
+    return TargetLogits(build_model(spec, saved_tokenizer(tokenizer), seed=0))
 
 
 def _as_key(spec: TrialSpec) -> str:

@@ -55,7 +55,7 @@ class Prepared:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokeniser of both models."""
-        return _tokenizer(self.data / "tokenizer")
+        return saved_tokenizer(self.data / "tokenizer")
 
     def of(self, name: str) -> Prepared:
         """The same with a further model of the chain in the large one's place."""
@@ -67,7 +67,8 @@ class Prepared:
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokeniser in a folder of prepared data."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
 

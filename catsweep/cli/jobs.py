@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from catsweep.cli.console import errors, output
+from catsweep.cli.console import errors, output, tell
 from catsweep.errors import ClusterError
 from catsweep.records import storage_root
 from catsweep.redact import has_credentials
@@ -53,13 +53,13 @@ def submit_command(
     with reached(cluster or default_cluster()) as address:
         server = JobServer(address)
         submission_id = server.submit(name, command, folder, excludes=_results_inside(folder))
-        _print(f"{submission_id} submitted to {cluster or address}")
+        tell(f"{submission_id} submitted to {cluster or address}")
         if not follow:
             shown = f" --cluster {cluster}" if cluster else ""
-            _print(f"catsweep status {name}{shown}\ncatsweep stop {name}{shown}")
+            tell(f"catsweep status {name}{shown}\ncatsweep stop {name}{shown}")
             return 0
         job = server.follow(submission_id, lambda text: output.out(text, end="", highlight=False))
-    _print(_describe(job))
+    tell(_describe(job))
     return 0 if job.status == "SUCCEEDED" else 1
 
 
@@ -70,11 +70,11 @@ def status_command(name: str, *, cluster: str | None, follow: bool, log: bool) -
         server = JobServer(address)
         jobs = _jobs(server, name)
         for job in jobs:
-            _print(_describe(job))
+            tell(_describe(job))
         last = jobs[-1]
         if follow and not last.has_ended:
             last = server.follow(last.submission_id, lambda text: output.out(text, end="", highlight=False))
-            _print(_describe(last))
+            tell(_describe(last))
         elif log or follow:
             output.out(server.log(last.submission_id), end="", highlight=False)
     return 1 if last.status == "FAILED" else 0
@@ -86,7 +86,7 @@ def stop_command(name: str, *, cluster: str | None) -> int:
         server = JobServer(address)
         running = [job for job in _jobs(server, name) if not job.has_ended]
         for job in running:
-            _print(_describe(server.stop(job.submission_id)))
+            tell(_describe(server.stop(job.submission_id)))
     if not running:
         errors.print(f"no job of {name} is running", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -122,7 +122,3 @@ def _describe(job: Job) -> str:
     at, word = (job.ended_at, "at") if job.has_ended else (job.started_at, "since")
     when = f" {word} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}" if at else ""
     return f"{job.submission_id} {job.status}{when}{f': {job.message}' if job.message else ''}"
-
-
-def _print(text: str) -> None:
-    output.print(text, markup=False, highlight=False, soft_wrap=True)

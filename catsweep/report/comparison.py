@@ -9,7 +9,7 @@ from rich.text import Text
 
 from catsweep.comparing import PRIMARY
 from catsweep.report.lines import MIN_MACRO_TASKS
-from catsweep.report.tables import MISSING, excludes_zero, interval, percent
+from catsweep.report.tables import MISSING, excludes_zero, interval, percent, percent_points
 from catsweep.report.verdicts import quality_kind
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
@@ -36,7 +36,7 @@ def _macro_row(stratum: str, macro: Json, rank: float | None) -> dict[str, Any]:
         "counts": f"{counts['won']} / {counts['tied']} / {counts['lost']}",
         "holm": f"{counts['won_holm']} / {counts['lost_holm']}",
         "rank": MISSING if rank is None else f"{rank:.2f}",
-        "saved": f"{saved_text} ({_points(saved['quality'])})" if saved else MISSING,
+        "saved": f"{saved_text} ({percent_points(saved['quality'])})" if saved else MISSING,
         "p": f"{macro['p_value']:.2g}" if is_enough else MISSING,
         "p_holm": f"{macro['p_value_holm']:.2g}" if is_enough and "p_value_holm" in macro else MISSING,
     }
@@ -68,7 +68,7 @@ def kind_table(summary: Json) -> dict[str, Any] | None:
     rows = []
     for kind in kinds:
         found = [summary["macro"][stratum]["kinds"].get(kind) for stratum in ordered]
-        cells = [(points_interval(item), _kind_of(item)) if item else (MISSING, "") for item in found]
+        cells = [(points_interval(item), kind_of(item)) if item else (MISSING, "") for item in found]
         rows.append({"kind": kind, "num_tasks": max(item["num_tasks"] for item in found if item), "cells": cells})
     return {"strata": ordered, "rows": rows}
 
@@ -110,7 +110,7 @@ def amount(value: float) -> str:
 def points_interval(item: Json) -> str:
     """A difference in percent of the range with its interval; without one where there is none."""
     if item["lower"] is None:
-        return _points(item["value"])
+        return percent_points(item["value"])
     value, lower, upper = (100 * item[name] for name in ("value", "lower", "upper"))
     return interval(value, lower, upper, 100.0, sign=True)
 
@@ -123,9 +123,6 @@ def percent_interval(item: Json) -> str:
     return f"{percent(item['value'], sign=True)} [{bounds}]"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "−")
-
-
-def _kind_of(item: Json) -> str:
+def kind_of(item: Json) -> str:
+    """Better, worse or neither, for the colour of a value with an interval."""
     return quality_kind(item["value"], excludes_zero(item["lower"], item["upper"]))

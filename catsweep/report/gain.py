@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from catsweep.gain_split import MEASURES, PARTS
-from catsweep.report.comparison import points_interval
+from catsweep.report.comparison import kind_of, points_interval
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS
-from catsweep.report.tables import MISSING, excludes_zero, interval, percent
-from catsweep.report.verdicts import quality_kind
+from catsweep.report.tables import MISSING, interval, percent
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
@@ -50,7 +49,7 @@ def gain_rows(results: list[Json], summary: Json) -> list[GainRow]:
             if split[measure]["num_tasks"] > 1:
                 found = [split[measure][part] for part in PARTS]
                 is_enough = split[measure]["num_tasks"] >= MIN_MACRO_TASKS
-                cells = [(points_interval(item), _kind(item) if is_enough else "") for item in found]
+                cells = [(points_interval(item), kind_of(item) if is_enough else "") for item in found]
                 task = f"all ({split[measure]['num_tasks']} tasks)"
                 rows.append(GainRow(task, stratum, MEASURE_LABELS[measure], "% of the range", cells))
     for result in results:
@@ -59,7 +58,7 @@ def gain_rows(results: list[Json], summary: Json) -> list[GainRow]:
             for measure in MEASURES:
                 found = [split[measure][part] for part in PARTS]
                 cells = [
-                    (interval(item["value"], item["lower"], item["upper"], metric["scale"], sign=True), _kind(item))
+                    (interval(item["value"], item["lower"], item["upper"], metric["scale"], sign=True), kind_of(item))
                     for item in found
                 ]
                 label = METRIC_LABELS.get(name, name)
@@ -91,7 +90,3 @@ def detector_rows(results: list[Json]) -> list[dict[str, str]]:
 
 def _rest(share: float | None) -> float | None:
     return None if share is None else 1 - share
-
-
-def _kind(item: Json) -> str:
-    return quality_kind(item["value"], excludes_zero(item["lower"], item["upper"]))

@@ -21,11 +21,9 @@ from catsweep.spec.yaml import did_you_mean
 from catsweep.tasks.expect import check_expectation
 from catsweep.tasks.files import open_parquet, read_json_lines
 from catsweep.tasks.hub_remote import hub_is_out_of_reach, open_remote
-from catsweep.tasks.hub_split import HubSplit, shown, with_renamed_columns
+from catsweep.tasks.hub_split import BATCH_ROWS, HubSplit, batches_of_table, shown, with_renamed_columns
 from catsweep.tasks.manifest import sampled_rows
 from catsweep.tasks.slices import Slice, parse_slice
-
-BATCH_ROWS = 1_000
 
 Verify = Literal["all", "schema"]
 
@@ -134,7 +132,9 @@ def _open_local(location: HubLocation, folder: Path, split: str, data_root: Path
     where = f"dataset {shown(location)} in {folder}"
     if any(file.suffix in (".jsonl", ".json") for file in files):
         table = pa.Table.from_pylist([row for file in files for row in read_json_lines(file)])
-        return HubSplit(location, where, table.schema, table.num_rows, table.num_rows, _slices_of(table), tuple(files))
+        return HubSplit(
+            location, where, table.schema, table.num_rows, table.num_rows, batches_of_table(table), tuple(files)
+        )
     opened = [_open_parquet(path) for path in files]
     num_rows = sum(file.metadata.num_rows for file in opened)
     sample = sampled_rows(data_root, files)
@@ -210,10 +210,6 @@ def _slices(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterato
             yield batch.slice(low, high - low)
         if first >= stop:
             return
-
-
-def _slices_of(table: pa.Table) -> Any:
-    return lambda start, stop: iter(table.slice(start, stop - start).to_batches(max_chunksize=BATCH_ROWS))
 
 
 def _no_split(location: HubLocation, split: str, names: list[str], where: str) -> _NotHereError:

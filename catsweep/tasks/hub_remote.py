@@ -20,10 +20,9 @@ from catsweep.errors import DataError
 from catsweep.records import building, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.source import HubLocation
-from catsweep.tasks.hub_split import HubSplit, shown
+from catsweep.tasks.hub_split import BATCH_ROWS, HubSplit, batches_of_table, shown
 from catsweep.tasks.slices import Slice
 
-BATCH_ROWS = 1_000
 MAX_STREAMED_ROWS = 10_000
 """More rows than this are streamed once, into the cache."""
 
@@ -49,7 +48,7 @@ def open_remote(
             return HubSplit(location, where, schema, len(dataset), len(dataset), batches, revision=builder.hash)
         table = _first_rows(location, part.split, needed, builder.hash, cache)
         return HubSplit(
-            location, where, table.schema, table.num_rows, num_all_rows, _batches_of_table(table), revision=builder.hash
+            location, where, table.schema, table.num_rows, num_all_rows, batches_of_table(table), revision=builder.hash
         )
 
 
@@ -132,10 +131,6 @@ def _batches_of(dataset: Any) -> Any:
             yield from table.to_batches()
 
     return batches
-
-
-def _batches_of_table(table: pa.Table) -> Any:
-    return lambda start, stop: iter(table.slice(start, stop - start).to_batches(max_chunksize=BATCH_ROWS))
 
 
 @contextmanager

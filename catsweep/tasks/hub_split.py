@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from catsweep.spec.source import Alternative, HubLocation
 
+BATCH_ROWS = 1_000
+Batches = Callable[[int, int], Iterator[pa.RecordBatch]]
+
 
 @dataclass(frozen=True)
 class HubSplit:
@@ -28,7 +31,7 @@ class HubSplit:
     schema: pa.Schema
     num_rows: int
     num_all_rows: int | None
-    batches: Callable[[int, int], Iterator[pa.RecordBatch]]
+    batches: Batches
     files: tuple[Path, ...] = ()
     revision: str | None = None
 
@@ -60,3 +63,8 @@ def hub_features(schema: pa.Schema) -> dict[str, Any]:
 def shown(location: HubLocation) -> str:
     """A place of a dataset in one line."""
     return " ".join(part for part in (location.dataset_path, location.dataset_name, location.revision) if part)
+
+
+def batches_of_table(table: pa.Table) -> Batches:
+    """The rows of a table as a split gives them: those from a first one up to another, some at once."""
+    return lambda start, stop: iter(table.slice(start, stop - start).to_batches(max_chunksize=BATCH_ROWS))
