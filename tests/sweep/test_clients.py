@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from catsweep.errors import TrialDivergedError
@@ -15,8 +18,23 @@ from catsweep.models import TargetLogits, build_model
 from catsweep.prepare import load_prepared, prepare_task
 from catsweep.space import build_trial
 from catsweep.spec.load import Sweep
-from catsweep.sweep.clients import run_as_tasks
+from catsweep.sweep.clients import _processes, run_as_tasks
 from catsweep.sweep.cluster import Cluster
+
+
+def test_a_process_of_clients_serves_all_rounds_and_starts_again_when_it_was_killed(cluster: Cluster) -> None:
+    context = ray.get_runtime_context()
+    (process,) = _processes(context.get_job_id(), context.get_node_id(), 1)
+
+    def number_of_its_process() -> int:
+        return ray.get(process.__ray_call__.remote(lambda self: os.getpid()))  # type: ignore[no-any-return]
+
+    first = number_of_its_process()
+    (same,) = _processes(context.get_job_id(), context.get_node_id(), 1)
+    assert same is process
+    assert number_of_its_process() == first
+    os.kill(first, signal.SIGKILL)
+    assert number_of_its_process() != first
 
 
 def test_clients_as_tasks_return_what_they_return_in_turn(
