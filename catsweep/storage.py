@@ -25,6 +25,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from catsweep.errors import StorageError
+from catsweep.redact import has_credentials
 
 MIRRORS = "catsweep-mirrors"
 """The folder of all mirrors of a machine: below CATSWEEP_MIRROR, else below the folder for temporary files."""
@@ -32,7 +33,7 @@ NOT_PULLED = ("checkpoint", "model", "logs")
 """Folders of a sweep that only the run itself needs."""
 ATTEMPTS = 6
 """So often is a request tried; the pauses between are 0.5, 1, 2, 4 and 8 seconds."""
-_URI = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(.*)")
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.*)")
 _S3_OPTIONS = ("endpoint_override", "region", "scheme")
 Result = TypeVar("Result")
 
@@ -55,13 +56,12 @@ def as_root(text: str) -> Path | None:
     found = _URI.fullmatch(text)
     if found is None:
         return None
-    scheme, rest = found.groups()
+    scheme, rest = found[1].lower(), found[2]
     if scheme == "file":
         return Path("/") / rest
     uri = f"{scheme}://{rest.rstrip('/')}"
     parts = urlsplit(uri)
-    secret = [name for name, _ in parse_qsl(parts.query) if "secret" in name or "key" in name or "token" in name]
-    if "@" in parts.netloc or secret:
+    if "@" in parts.netloc or has_credentials(uri):
         raise StorageError(
             f"the root {scheme}://... holds credentials; expected them in the environment (AWS_ACCESS_KEY_ID and others) or in "
             "the role of the machines, on every node"

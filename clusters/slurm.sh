@@ -50,7 +50,7 @@ done
 
 # Ten minutes, or so many nodes as there are by then: the sweep takes in the others when they come.
 for _ in $(seq 60); do
-    found=$("${on_head[@]}" ray list nodes --filter state=ALIVE --format json 2>/dev/null | grep -c '"node_id"' || true)
+    found=$("${on_head[@]}" ray list nodes --filter state=ALIVE --format json 2>/dev/null | grep -o '"node_id"' | wc -l || true)
     [ "${found:-0}" -ge "${#nodes[@]}" ] && break
     sleep 10
 done

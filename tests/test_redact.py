@@ -33,12 +33,26 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://me:pw@a and ftp://x:y@b", "http://***@a and ftp://***@b"),
         ("mail me@host, https://host/@x?q=a:b", "mail me@host, https://host/@x?q=a:b"),
         (f"header: Bearer {TOKEN}", "header: Bearer ***"),
+        ("s3://AKIA12:ab/c+D@bucket/x and http://me:p/w@host", "s3://***@bucket/x and http://***@host"),
+        ("https://me:hunter2#x@host/, http://me:pa@ss/x@host", "https://***@host/, http://***@host"),
+        ("http://127.0.0.1:5000/#/experiments/@x", "http://127.0.0.1:5000/#/experiments/@x"),
     ],
 )
 @pytest.mark.usefixtures("_planted")
 def test_passwords_of_uris_and_values_of_secret_variables_are_hidden(text: str, expected: str) -> None:
     assert redact(text) == expected
     assert redact(expected) == expected
+
+
+def test_passphrases_keys_and_connection_strings_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = {
+        "MLFLOW_TRACKING_PASSWORD": "correct-horse-battery",
+        "AZURE_STORAGE_ACCESS_KEY": "Ab12345678==",
+        "AZURE_STORAGE_CONNECTION_STRING": "AccountName=me;AccountKey=Zz987654",
+    }
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    assert redact(" ".join(planted.values())) == "*** *** ***"
 
 
 def test_words_that_settings_could_hold_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +72,9 @@ def test_words_that_settings_could_hold_are_no_secrets(monkeypatch: pytest.Monke
         ("ssh://git@c/d", False),
         ("a@b", False),
         ("s3://bucket/k", False),
+        ("s3://AKIA12:ab/c+D@bucket", True),
+        ("s3://bucket/k?secret_key=abc", True),
+        ("http://host:5000/models/x@main?page=2", False),
     ],
 )
 def test_uris_with_passwords_are_told_from_others(text: str, found: bool) -> None:

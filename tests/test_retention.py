@@ -16,6 +16,7 @@ from catsweep.cli.clean import clean_command
 from catsweep.errors import StorageError
 from catsweep.records import TrialRecord, existing_sweep, read_json, read_records
 from catsweep.retention import bytes_on_storage, check_space, kept_runs, prune_weights, removable, remove, size
+from catsweep.sweep.cluster import only_driver
 
 TASK = "langid/nordic"
 
@@ -114,6 +115,18 @@ def test_a_dry_run_deletes_nothing_and_yes_leaves_rows_records_and_what_failed_r
     assert (root / "tiny" / failed / "checkpoint").exists()
     assert everything_else(root) == before
     assert clean(yes=True) == {}
+
+
+def test_clean_touches_no_sweep_that_a_driver_runs_and_makes_no_folder(root: Path) -> None:
+    with pytest.raises(StorageError, match="holds no sweep"):
+        clean_command("nosuch", out=root, keep=None, cache=False, yes=True, as_json=False)
+    assert not (root / "nosuch").exists()
+    shutil.copytree(root / "tiny", root / "twin")
+    with only_driver(root / "twin"):
+        clean_command("tiny", out=root, keep=None, cache=True, yes=False, as_json=False)
+        with pytest.raises(StorageError, match="another driver runs the sweep"):
+            clean_command("tiny", out=root, keep=None, cache=True, yes=True, as_json=False)
+        clean_command("tiny", out=root, keep=None, cache=False, yes=True, as_json=False)
 
 
 def test_only_cache_that_no_other_sweep_names_may_go_and_answers_never(root: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from catsweep.cli.console import errors, output
+from catsweep.cli.jobs import refuse_credentials
 from catsweep.cli.run import choose_tracking_uri
 from catsweep.records import storage_root
 from catsweep.sweep.cluster import Cluster
@@ -25,6 +26,7 @@ def doctor_command(*, cluster: str | None, out: str | None, tracking_uri: str | 
         root = storage_root(out)
         with Cluster(root / "logs") as here:
             return _print(examine_run(root, choose_tracking_uri(root, tracking_uri), here))
+    refuse_credentials(out=out, tracking_uri=tracking_uri)
     with reached(cluster) as address:
         code = _print(examine_server(address))
         if code:

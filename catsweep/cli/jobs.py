@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from catsweep.cli.console import errors, output, tell
 from catsweep.errors import ClusterError
 from catsweep.records import storage_root
 from catsweep.redact import has_credentials
-from catsweep.spec.load import load_sweep
+from catsweep.spec.load import load_sweep, search_spaces_folder
 from catsweep.sweep.launch import default_cluster, reached
 from catsweep.sweep.submission import Job, JobServer
 
@@ -29,12 +28,14 @@ def submit_command(
 ) -> int:
     """Check a sweep here, and start it there. Returns the exit code: with `follow` 1 where the job did not succeed.
 
-    Raises SpecError, and ClusterError: a file outside the folder that is sent, a secret in the tracking URI, a cluster
-    that does not answer or runs this sweep already.
+    Raises SpecError, and ClusterError: a file outside the folder that is sent, a secret in a URI, a cluster that does not
+    answer or runs this sweep already.
     """
     sweep = load_sweep(file, overrides)
     name, folder = sweep.spec.name, working_dir.resolve()
     command = ["catsweep", "run", str(_inside(file, folder)), *overrides]
+    _inside_all([*sweep.files.values()], folder)
+    refuse_credentials(out=out, tracking_uri=tracking_uri)
     if out is not None:
         if "://" not in out and not out.startswith("/"):
             raise ClusterError(
@@ -42,11 +43,6 @@ def submit_command(
             )
         command += ["--out", out]
     if tracking_uri is not None:
-        if has_credentials(tracking_uri):
-            raise ClusterError(
-                "--tracking-uri: found a password, which the dashboard would show; expected a URI without. Set "
-                "MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node"
-            )
         command += ["--tracking-uri", tracking_uri]
     for repository in trusted:
         command += ["--trust-remote-code", repository]
@@ -92,6 +88,21 @@ def stop_command(name: str, *, cluster: str | None) -> int:
     return 0
 
 
+def refuse_credentials(*, out: str | None, tracking_uri: str | None) -> None:
+    """Raises ClusterError where an option that goes into a job's command, which the dashboard shows, holds a secret."""
+    for option, uri, move in (
+        ("--out", out, "Set AWS_ACCESS_KEY_ID and others, or give the nodes a role"),
+        (
+            "--tracking-uri", tracking_uri,
+            "Set MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the head node",
+        ),
+    ):  # fmt: skip
+        if uri is not None and has_credentials(uri):
+            raise ClusterError(
+                f"{option}: found a password, which the dashboard would show; expected a URI without. {move}"
+            )
+
+
 def _jobs(server: JobServer, name: str) -> list[Job]:
     if jobs := server.jobs(name):
         return jobs
@@ -109,12 +120,20 @@ def _inside(file: Path, folder: Path) -> Path:
     return resolved.relative_to(folder)
 
 
+def _inside_all(files: list[Path], folder: Path) -> None:
+    """Task files are sent along or are catsweep's own."""
+    shipped = search_spaces_folder().resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(shipped):
+            _inside(file, folder)
+
+
 def _results_inside(folder: Path) -> list[str]:
     """Results of this machine are not sent along."""
     root = storage_root()
-    if isinstance(root, os.PathLike) and Path(root).is_relative_to(folder) and Path(root) != folder:
-        return [f"{Path(root).relative_to(folder)}/"]
-    return []
+    if root == folder:  # its sweeps and caches, beside what is no result
+        return [f"{path.parent.name}/" for path in folder.glob("*/sweep.json")] + ["cache/", "mlartifacts/"]
+    return [f"{root.relative_to(folder)}/"] if root.is_relative_to(folder) else []
 
 
 def _describe(job: Job) -> str:

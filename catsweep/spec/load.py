@@ -268,7 +268,7 @@ class Shelf:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.folder = document.path.parent
-        self.files = task_files(self.folder)
+        self.files = task_files(self.folder) | _names_given(self.folder)
         self.problems: list[Problem] = []
         self._loaded: dict[Path, TaskSpec | None] = {}
         self._tags: dict[str, list[Path]] | None = None
@@ -303,7 +303,7 @@ class Shelf:
             return [self.files[task] for task in found]
         if entry not in self.tags:
             names = [name for name in self.tags if not name.startswith("group ")]
-            number = f"there are {len(self.files)} tasks (`catsweep ls --tasks`)"
+            number = f"there are {len(set(self.files.values()))} tasks (`catsweep ls --tasks`)"
             expected = f"a task, a pattern, a tag, or a .yaml file; {number}"
             self._problem(keys, entry, expected, [*self.files, *names])
         return self.tags.get(entry, [])
@@ -315,7 +315,7 @@ class Shelf:
 
     @property
     def tags(self) -> dict[str, list[Path]]:
-        """Files by tag, by group, by the task name that they give, and by group alone as `group NAME`."""
+        """Files by tag and by group, and by group alone as `group NAME`."""
         if self._tags is None:
             self._tags = _by_tag(self.files)
         return self._tags
@@ -393,12 +393,32 @@ def _absolute(source: AnySource, document: Document, keys: KeyPath) -> AnySource
     return source.model_copy(update=update)
 
 
+def _names_given(folder: Path) -> dict[str, Path]:
+    """The task files beside a sweep file by the names that they give; those that cannot be read have none."""
+    found = {}
+    for file in sorted((folder / "tasks").rglob("*.yaml")):
+        data = _data_of(file)
+        if isinstance(data.get("task"), str) and not file.name.startswith("_"):
+            found[data["task"]] = file
+    return found
+
+
 def _by_tag(files: dict[str, Path]) -> dict[str, list[Path]]:
     tags: dict[str, list[Path]] = {}
-    for file in files.values():
-        data = read_with_includes(file).data
-        if isinstance(data, dict):
-            names = [*(data.get("tag") or []), data.get("group"), f"group {data.get('group')}", data.get("task")]
-            for name in dict.fromkeys(names):
-                tags.setdefault(str(name), []).append(file)
+    for file in dict.fromkeys(files.values()):
+        data = _data_of(file)
+        given, group = data.get("tag"), data.get("group")
+        names = [*(given if isinstance(given, list) else [given]), group, f"group {group}"]
+        for name in names:
+            if isinstance(name, str):
+                tags.setdefault(name, []).append(file)
     return tags
+
+
+def _data_of(file: Path) -> dict[str, Any]:
+    """The settings of a file; nothing where it cannot be read, which whoever names it is told."""
+    try:
+        data = read_with_includes(file).data
+    except SpecError:
+        return {}
+    return data if isinstance(data, dict) else {}

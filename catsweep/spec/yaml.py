@@ -235,7 +235,7 @@ class _Builder:
 def apply_override(document: Document, override: str) -> None:
     """Set `dotted.path=value` (value read as YAML) in the document. Raises SpecError."""
     path, separator, text = override.partition("=")
-    keys: list[str | int] = [int(key) if key.isdigit() else key for key in path.strip().split(".")]
+    keys: list[str | int] = [int(key) if re.fullmatch("[0-9]{1,9}", key) else key for key in path.strip().split(".")]
     source = f"override {override}"
     if not separator or not path.strip():
         raise SpecError([Problem(source, "", "no value", "KEY=VALUE, for example search.num_samples=4")])

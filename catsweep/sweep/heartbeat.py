@@ -37,7 +37,7 @@ def beating(
     path = sweep_folder / FILE
     mine = {"driver": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     if not take_over:
-        _refuse_a_living_one(path, beat_seconds)
+        refuse_a_living_one(sweep_folder, beat_seconds)
     write_json(path, mine | {"beat": 0})
     done = threading.Event()
     thread = threading.Thread(target=_beat, args=(path, mine, on_loss, beat_seconds, done), daemon=True)
@@ -51,7 +51,9 @@ def beating(
             storage.delete(path)
 
 
-def _refuse_a_living_one(path: Path, beat_seconds: float) -> None:
+def refuse_a_living_one(sweep_folder: Path, beat_seconds: float = BEAT_SECONDS) -> None:
+    """Raises StorageError where a driver of another machine beats; waits three beats for it where one has been there."""
+    path = sweep_folder / FILE
     first = _read(path)
     if first is None or first.get("host") == socket.gethostname():  # ours is the lock of this machine: that one is dead
         return

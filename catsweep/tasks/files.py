@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import json
@@ -47,10 +48,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                found, move = (
-                    f"{error.reason} at byte {error.start}",
-                    "convert it with `iconv -f latin1 -t utf-8`, for example",
-                )
+                is_wide = number == 1 and raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                found = f"{error.reason} at byte {error.start}"
+                move = f"convert it with `iconv -f {'utf-16' if is_wide else 'latin1'} -t utf-8`, for example"
                 raise DataError(f"{path}:{number}: found {found}; expected UTF-8: {move}") from None
             yield number, text.removesuffix("\n").removesuffix("\r")
 
@@ -98,7 +98,7 @@ def _tsv(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _header(path: Path, names: list[str], separator: str) -> list[str]:
-    other = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0]), None)
+    other = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0] and sign != separator), None)
     if other is not None:
         move = {"\t": "set `format: tsv`", ",": "set `format: csv`"}.get(other, "write the file so")
         raise DataError(f"{path}:1: found one column {names[0]!r}; expected columns between {separator!r}: {move}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from catsweep.cli.doctor import doctor_command
 from catsweep.cli.init import init_command
 from catsweep.cli.jobs import submit_command
 from catsweep.cli.main import app
@@ -49,6 +50,15 @@ def test_what_a_cluster_could_not_run_is_refused_before_it_is_asked(tmp_path: Pa
     with pytest.raises(ClusterError, match="found a password") as caught:
         submit(tmp_path / "project", tracking_uri="http://me:hunter2@mlflow")
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(ClusterError, match="--out: found a password"):
+        submit(tmp_path / "project", out="s3://AKIAEXAMPLE:hunter2/x@bucket/results")
+    with pytest.raises(ClusterError, match="--tracking-uri: found a password"):
+        doctor_command(cluster="http://127.0.0.1:1", out=None, tracking_uri="http://me:hunter2@mlflow")
+    with pytest.raises(ClusterError, match=r"tasks/other.yaml lies outside"):
+        submit_command(
+            tmp_path / "project" / "demo.yaml", ["tasks=[../tasks/other.yaml]"], cluster="http://127.0.0.1:1",
+            working_dir=tmp_path / "project", follow=False, out=None, tracking_uri=None,
+        )  # fmt: skip
     (tmp_path / "project" / "demo.yaml").write_text("name: demo\n")
     with pytest.raises(CatsweepError, match="tasks: found nothing"):
         submit(tmp_path / "project")

@@ -162,7 +162,7 @@ echo "$(basename "$0") $*" >>"$CALLS"
 case "$(basename "$0") $*" in
 *"show hostnames"*) printf 'n1\\nn2\\nn3\\n' ;;
 *"hostname --ip-address"*) echo "10.0.0.1 fe80::1" ;;
-*"list nodes"*) printf '"node_id": "a"\\n"node_id": "b"\\n"node_id": "c"\\n' ;;
+*"list nodes"*) echo '[{"node_id": "a"}, {"node_id": "b"}, {"node_id": "c"}]' ;;
 *"catsweep run"*) echo "home is $CATSWEEP_HOME"; exit "${DRIVER_CODE:-0}" ;;
 *"--block"*) exec sleep 30 ;;
 esac

@@ -129,9 +129,20 @@ def test_the_file_of_a_task_is_no_sweep(tmp_path: Path) -> None:
 def test_a_task_beside_a_sweep_is_found_by_its_path_and_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "sums.yaml").write_text(TASK + "group: school\n")
-    for name in ("sums", "mine/additions", "tasks/sums.yaml"):
-        (task,) = load_sweep(write(tmp_path, GOOD.replace("emoji/en-fr", name))).tasks
+    for name in ("sums", "mine/additions", "mine/*", "tasks/sums.yaml"):
+        (task,) = load_sweep(write(tmp_path, GOOD.replace("[emoji/en-fr]", f"['{name}']"))).tasks
         assert task.task == "mine/additions"
+    (tmp_path / "tasks" / "sums.yaml").write_text(TASK.replace("mine/additions", "emoji/en-fr") + "group: school\n")
+    (task,) = load_sweep(write(tmp_path, GOOD)).tasks
+    assert task.group == "school"  # what lies beside the sweep wins
+
+
+@pytest.mark.parametrize("text", ["task: [oops", "task: [a]\ntag: 5\ngroup: {a: b}\n", "tag: [{a: b}, hello]\n", "- a"])
+def test_a_broken_task_file_that_nobody_names_is_in_nobodys_way(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "half.yaml").write_text(text)
+    assert len(load_sweep(write(tmp_path, GOOD.replace("emoji/en-fr", "quickstart"))).tasks) == 5
+    assert problems(write(tmp_path, GOOD.replace("emoji/en-fr", "half")))
 
 
 def test_an_override_replaces_a_value_and_is_named_in_errors(tmp_path: Path) -> None:
@@ -142,6 +153,8 @@ def test_an_override_replaces_a_value_and_is_named_in_errors(tmp_path: Path) -> 
         "override training.steps=none: training.steps: found 'none'"
     )
     assert problems(path, "training.steps")[0].endswith("expected KEY=VALUE, for example search.num_samples=4")
+    for key in ("\u00b2", "9" * 5_000):
+        assert "found unknown key" in problems(path, f"{key}=1")[0]
 
 
 def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_aligned_text_is_cut_at_line_feeds_only(tmp_path: Path) -> None:
         ("tsv", "a\tb\n1\t2\t3\n", ":2: found 3 values; expected 2: a, b"),
         ("csv", "a;b\n1;2\n", ":1: found one column 'a;b'; expected columns between ',': write the file so"),
         ("csv", "a\tb\n1\t2\n", ":1: found one column 'a\\tb'; expected columns between ',': set `format: tsv`"),
+        ("csv", "a\n1\n".encode("utf-16"), ":1: found invalid start byte at byte 0; expected UTF-8: convert it with "
+         "`iconv -f utf-16 -t utf-8`, for example"),
         ("tsv", "a,b\n1,2\n", ":1: found one column 'a,b'; expected columns between '\\t': set `format: csv`"),
         ("jsonl", b'{"a": 1}\n{"a": "\xff"}', ":2: found invalid start byte at byte 7; expected UTF-8: convert it with "
          "`iconv -f latin1 -t utf-8`, for example"),
