@@ -5,9 +5,9 @@
 
 Two trials at once on two cores. Each trains the study's small model with the CAT loss and answers 500 validation rows. The
 scripts ask the large model in the loop; catsweep asks it once beforehand, answers with it as well, and draws a cascade curve
-of each trial; its confirmed runs answer three splits. 20 minutes. Seconds a trial: from the first trial's start to the last one's end,
+of each trial; its confirmed runs answer three splits. Seconds a trial: from the first trial's start to the last one's end,
 divided by the number of trials. Start-up of Ray, and catsweep's pass of the large model, stand in the notes. 30 steps take
-some second, 120 three, 800 twenty.
+some second, 120 three, 800 twenty; all of it twenty minutes.
 """
 
 from __future__ import annotations
