@@ -47,7 +47,8 @@ class Encoder:
         self.delimiter = task.target_delimiter
         self.max_prompt = max_prompt
         self.max_target = max_target
-        self.end = [] if task.output_type == "multiple_choice" else [tokenizer.eos_token_id]
+        self.end_id = tokenizer.eos_token_id  # kept: transformers looks it up by its text at every access
+        self.end = [] if task.output_type == "multiple_choice" else [self.end_id]
         self.num_leading = self._count_leading()
         self.num_cut = {"prompts": 0, "targets": 0}
 
@@ -119,4 +120,4 @@ class Encoder:
 
     def _without_end(self, ids: list[int]) -> list[int]:
         """An end token behind the prompt would tell a decoder that all is said; ours is added where it belongs."""
-        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+        return ids[:-1] if ids and ids[-1] == self.end_id else ids

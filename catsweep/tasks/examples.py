@@ -18,7 +18,7 @@ from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.errors import DataError
 from catsweep.spec.base import Json, digest
 from catsweep.spec.source import FilesSource, PackageSource
-from catsweep.spec.task import TaskSpec
+from catsweep.spec.task import Origin, TaskSpec
 from catsweep.tasks.fingerprint import source_fingerprint
 from catsweep.tasks.groups import Groups, group_rows, hash_key
 from catsweep.tasks.overlap import source_keys
@@ -240,7 +240,7 @@ class _Places:
 
     def place(self, index: int) -> Place:
         # For a person the position says more than a reader's id.
-        return Place(self.task.task, f"{self.name}:{index}{self._of_file}", self.task.origin)
+        return Place(self.task.task, f"{self.name}:{index}{self._of_file}", self._origin)
 
     def group_keys(self, index: int) -> tuple[str, ...]:
         row = self.rows[index]
@@ -280,6 +280,10 @@ class _Places:
     @functools.cached_property
     def _has_ids(self) -> bool:
         return has_ids(self.task)
+
+    @functools.cached_property
+    def _origin(self) -> Origin:
+        return self.task.origin
 
     @functools.cached_property
     def _of_file(self) -> str:
