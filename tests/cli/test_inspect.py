@@ -143,6 +143,6 @@ def test_a_row_that_a_field_cannot_use_is_named_with_the_fields_line(command: st
     result = RUNNER.invoke(app, [command, str(sweep), "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert (
-        f"{tmp_path / '_base.yaml'}:2: task mine/NAME, row train:1: doc_to_target 'answer': found an empty text; expected some "
-        "text. Drop such rows, or change the template"
+        f"{tmp_path / '_base.yaml'}:2: task mine/NAME, row train:1 of rows.csv: doc_to_target 'answer': found an empty text; expected "
+        "some text. Drop such rows, or change the template"
     ) in result.output
