@@ -7,10 +7,10 @@ import os
 import re
 from typing import Any
 
-_USER_INFO = re.compile(r"(?<=://)(?:[^\s@'\"/:]*:(?!\d+[/?#])[^\s'\"]*|[^/\s@'\"?#]+)(?=@)")
-"""What stands before the last @ of a URI. A password may hold any sign, also those that would end it if it were written as it
-should be; what follows host:PORT/ is none."""
-_SECRET_IN_QUERY = re.compile(r"://[^\s'\"]*[?&][\w.-]*(?:secret|key|token|password)[\w.-]*=", re.IGNORECASE)
+_WORDS = re.compile(r"[^\s'\"]+")
+_PORT = re.compile(r"\d+[/?#]")
+_QUERY = re.compile(r"[?&]([\w.-]+)=")
+_SECRET_QUERY = ("secret", "key", "token", "password")
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|_KEY|CREDENTIALS|CONNECTION_STRING)$", re.IGNORECASE)
 _PLAIN = re.compile(r"[a-z_/.-]+|[0-9.eE+-]+")
 _WORD = re.compile(r"[a-z_]+")
@@ -23,7 +23,7 @@ def redact(text: str) -> str:
     named as secrets: ..._TOKEN, ..._PASSWORD, ..._SECRET, ..._KEY and so on."""
     for secret in secrets():
         text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
-    return _USER_INFO.sub(lambda found: "***" if _is_secret(found[0]) else found[0], text)
+    return _WORDS.sub(lambda found: _without_users(found[0]), text) if "://" in text else text
 
 
 def redacted(value: Any) -> Any:
@@ -33,7 +33,11 @@ def redacted(value: Any) -> Any:
 
 def has_credentials(text: str) -> bool:
     """Whether a URI in the text names a password (a user alone, as in git@host, is no secret), or a key in its query."""
-    return any(map(_is_secret, _USER_INFO.findall(text))) or _SECRET_IN_QUERY.search(text) is not None
+    uris = [word for word in _WORDS.findall(text) if "://" in word] if "://" in text else []
+    queried = (name.lower() for word in uris for name in _QUERY.findall(word))
+    return any(_without_users(word) != word for word in uris) or any(
+        secret in name for name in queried for secret in _SECRET_QUERY
+    )
 
 
 def secrets() -> list[str]:
@@ -54,6 +58,23 @@ def _is_plain(value: str, kind: str) -> bool:
     return bool((_WORD if kind in ("PASSWORD", "PASSWD") else _PLAIN).fullmatch(value))
 
 
-def _is_secret(user_info: str) -> bool:
-    """Whether what stands before the @ of a URI is a password or a token; git of ssh://git@host is neither."""
-    return ":" in user_info or len(user_info) >= MIN_SECRET
+def _without_users(word: str) -> str:
+    """A text without blanks, whose URIs name no users; in time that grows with its length alone."""
+    scheme, *parts = word.split("://")
+    return "://".join([scheme, *map(_without_user, parts)])
+
+
+def _without_user(part: str) -> str:
+    """What stands behind `://`, with stars in place of a password or token; git of ssh://git@host is neither.
+
+    A password may hold any sign, also those that would end it if it were written as it should be, so it reaches to the last
+    @. What follows HOST:PORT/ is none.
+    """
+    before, at, after = part.rpartition("@")
+    name, colon, password = before.partition(":")
+    if colon and not {"/", "@"} & set(name) and not _PORT.match(password):
+        return f"***@{after}"
+    user, _, rest = part.partition("@")
+    if at and len(user) >= MIN_SECRET and not set("/?#:") & set(user):
+        return f"***@{rest}"
+    return part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_words_that_settings_could_hold_are_no_secrets(monkeypatch: pytest.Monke
 )
 def test_uris_with_passwords_are_told_from_others(text: str, found: bool) -> None:
     assert has_credentials(text) is found
+
+
+def test_long_texts_of_many_uris_are_looked_at_in_time() -> None:
+    for part in ("://a:b", "://?", "://a", "x?key", "://@"):
+        text = part * 100_000
+        started = time.process_time()
+        assert redact(text) == text
+        has_credentials(text)
+        assert time.process_time() - started < 10
 
 
 @pytest.mark.usefixtures("_planted")

@@ -30,7 +30,7 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
-from catsweep.train import BatchLoss, BatchOrder, MixedData, TrainingData, learning_rate, train
+from catsweep.train import BatchLoss, MixedData, TrainingData, learning_rate, train
 from catsweep.workers import Workers
 
 CONFIG = {
@@ -424,32 +424,6 @@ def test_a_diverging_run_says_so() -> None:
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size 16 is not a multiple of the 3 workers"):
         run(spec(XentLoss()), workers=Workers(0, 3, torch.device("cpu")))
-
-
-def test_every_epoch_sees_every_example_once_in_another_order() -> None:
-    order = BatchOrder(10, 4, seed=0)
-    seen = np.concatenate([order.batch(step) for step in range(5)])
-    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist()
-    assert BatchOrder(10, 4, seed=0).batch(3).tolist() == order.batch(3).tolist()
-
-
-def test_the_learning_rate_rises_then_falls_to_nearly_zero() -> None:
-    training = TrainingSpec(steps=10, learning_rate=1.0, warmup_share=0.2)
-    assert [round(learning_rate(training, step), 4) for step in range(1, 11)] == [
-        0.5,
-        1.0,
-        1.0,
-        0.875,
-        0.75,
-        0.625,
-        0.5,
-        0.375,
-        0.25,
-        0.125,
-    ]
-    constant = training.model_copy(update={"schedule": "constant"})
-    assert learning_rate(constant, 10) == 1.0
 
 
 @pytest.mark.parametrize("losses", [(XentLoss(), CatXentLoss(filter=NamedQuadrants(kind="all")))])

@@ -394,7 +394,10 @@ def _absolute(source: AnySource, document: Document, keys: KeyPath) -> AnySource
 
 
 def _names_given(folder: Path) -> dict[str, Path]:
-    """The task files beside a sweep file by the names that they give; those that cannot be read have none."""
+    """The task files beside a sweep file by the names that they give; those that cannot be read have none. Shipped files are
+    named as they lie, so nobody has to read them for that."""
+    if folder.resolve() == search_spaces_folder().resolve():
+        return {}
     found = {}
     for file in sorted((folder / "tasks").rglob("*.yaml")):
         data = _data_of(file)

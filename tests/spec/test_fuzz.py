@@ -56,7 +56,7 @@ def bomb(generator: random.Random) -> str:
         "search:\n  stratify:\n" + "".join(f"  - loss.kin{n}\n" for n in range(5_000)),
         "training: {}\nsearch:\n  space:\n    loss:\n      kind: {space: choice, options: [" + "a, " * 3_000 + "]}\n"
         + "".join(f"      b{n}: 1\n" for n in range(3_000)),
-        "a: " + "x" * (MAX_BYTES + 1), "x" * 100_000 + ": 1", "tasks:\n" + "- '*'\n" * 300, "'" + "\\" * 5_000,
+        "name: " + "://a:b" * 100_000, "name: " + "://?" * 100_000, "a: " + "x" * (MAX_BYTES + 1), "x" * 100_000 + ": 1", "tasks:\n" + "- '*'\n" * 300, "'" + "\\" * 5_000,
     ])  # fmt: skip
 
 
