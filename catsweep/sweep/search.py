@@ -40,7 +40,7 @@ from catsweep.spec.search import BASELINE, ObjectiveSpec, has_gap
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.sweep.anchor import Anchor, fix_anchor, guides, read_anchor
-from catsweep.sweep.studies import Observation, suggest
+from catsweep.sweep.studies import Observation, Told, suggest
 from catsweep.sweep.watch import forget_empty_stacks, hang_text, hung
 
 
@@ -68,6 +68,7 @@ class Study:
             trial_id: record for trial_id in stored if (record := read_record(folder / trial_id)) is not None
         }
         self.running: set[str] = set()
+        self.told: Told = {}
         self.delta: float | None = None  # min_task_delta of a mixture, judged against the baseline's study
         self.baseline: Study | None = None
         self.anchor: Anchor | None = None  # where an objective has a gap: fixed once the baseline has been searched
@@ -169,7 +170,7 @@ class Study:
         search = self.spec.search
         history = self._history()
         objectives = self.objectives or []
-        value, parameters = suggest(self.tree, search.sampler, objectives, self.task.task, number, history)
+        value, parameters = suggest(self.tree, search.sampler, objectives, self.task.task, number, history, self.told)
         trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters, objectives)
         self.trials[trial.trial_id] = trial
         return trial

@@ -12,7 +12,7 @@ from catsweep.errors import StorageError
 from catsweep.space import strata
 from catsweep.spec.dimensions import parse_space
 from catsweep.spec.search import AudcObjective, CostAtQualityObjective, RandomSampler, TpeSampler
-from catsweep.sweep.studies import Observation, suggest
+from catsweep.sweep.studies import Observation, Told, suggest
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"space": "loguniform", "lower": 1e-5, "upper": 1e-3},
@@ -103,6 +103,20 @@ def test_with_two_objectives_the_sampler_looks_for_what_is_good_for_either() -> 
     assert max(late) > 3 * min(late)
     stopped = Observation(40, seen[0].parameters, 0.5)  # without a second value yet: as one that runs
     assert suggest(tree, TPE, objectives, "task", 41, [*seen, stopped])[1]
+
+
+def test_what_is_kept_between_suggestions_changes_none() -> None:
+    seen = history(TREE, 12)
+    running = Observation(12, seen[0].parameters, None)
+    told: Told = {}
+    for number in range(6, 12):
+        given = [*seen[:number], running]
+        kept = suggest(TREE, TPE, [AudcObjective()], "task", number, given, told)
+        assert kept == suggest(TREE, TPE, [AudcObjective()], "task", number, given)
+    assert {number for number, *_ in told} == set(range(11))
+    judged_anew = [Observation(item.number, item.parameters, item.number / 10) for item in seen]
+    kept = suggest(TREE, TPE, [AudcObjective()], "task", 13, judged_anew, told)
+    assert kept == suggest(TREE, TPE, [AudcObjective()], "task", 13, judged_anew)
 
 
 def test_running_trials_change_a_suggestion_and_are_not_repeated() -> None:
