@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
 from catsweep.data import TokenSplit, sequence_batch
+from catsweep.first_choice import first_choice
 from catsweep.models import Architecture, TargetLogits
 from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device
@@ -25,8 +26,8 @@ from catsweep.tensors import to_device
 Ids = NDArray[np.int32]
 Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
-LOGITS_AT_ONCE = 2**21
-"""Logits of several steps that are kept until their statistics are computed together: 8 MiB in float32."""
+LOGITS_AT_ONCE = 2**19
+"""Logits of several steps that are kept until their statistics are computed together: 2 MiB in float32."""
 SHARE_THAT_LEAVES = 0.125
 """Rows that ended leave the batch once they are this share of it: to take rows out of a cache copies the others."""
 
@@ -228,7 +229,7 @@ class _Log:
         they still need them."""
         picked = []
         for _, logits_NV in self.module.head_in_parts(whole):
-            picked.append(logits_NV.argmax(1))
+            picked.append(first_choice(logits_NV))
             self.logits.append(logits_NV)
             if sum(logits.numel() for logits in self.logits) > LOGITS_AT_ONCE:
                 self._summarise()
@@ -239,7 +240,7 @@ class _Log:
         return ids_B, ids
 
     def _summarise(self) -> None:
-        self.statistics.append(token_statistics(torch.cat(self.logits)))
+        self.statistics.append(token_statistics(self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)))
         self.logits.clear()
 
     def found(self) -> Found:

@@ -134,6 +134,22 @@ def test_token_statistics_by_hand() -> None:
     assert token_statistics(logits, torch.tensor([2]))[0, 0].item() == pytest.approx(np.log(0.25))
 
 
+@pytest.mark.parametrize(("rows", "width"), [(300, 64), (50, 32_001), (3, 2**20)])
+def test_token_statistics_are_those_of_softmax_whatever_is_computed_in_one_go(rows: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    logits = 3 * torch.randn(rows, width, generator=generator) + 50
+    ids = torch.randint(width, (2 * rows,), generator=generator)
+    places = torch.randint(rows, (2 * rows,), generator=generator)
+    logprobs = logits.double().log_softmax(1)
+    top = logprobs.topk(2, dim=1).values
+    expected = torch.stack([top[:, 0], -(logprobs.exp() * logprobs).sum(1), top[:, 0].exp() - top[:, 1].exp()], 1)
+    torch.testing.assert_close(token_statistics(logits).double(), expected, atol=1e-5, rtol=1e-5)
+    of_ids = torch.cat([logprobs[places, ids][:, None], expected[places, 1:]], 1)
+    torch.testing.assert_close(token_statistics(logits, ids, places).double(), of_ids, atol=1e-5, rtol=1e-5)
+    of_rows = torch.cat([logprobs[torch.arange(rows), ids[:rows]][:, None], expected[:, 1:]], 1)
+    torch.testing.assert_close(token_statistics(logits, ids[:rows]).double(), of_rows, atol=1e-5, rtol=1e-5)
+
+
 def test_a_masked_token_adds_nothing_to_the_entropy() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf]])
     assert token_statistics(logits)[0, 1].item() == pytest.approx(np.log(2))

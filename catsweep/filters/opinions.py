@@ -9,6 +9,7 @@ from torch import Tensor
 
 from catsweep.filters.quadrants import quadrants
 from catsweep.filters.top_k import target_rank
+from catsweep.first_choice import first_choice
 from catsweep.spec.filters import Quadrant
 
 
@@ -30,7 +31,7 @@ class SmallOpinion:
         target_N = logits_NV.gather(1, target_ids_N[:, None]).squeeze(1)
         logsumexp_N = logits_NV.logsumexp(1) if logsumexp_N is None else logsumexp_N.detach()
         rank_N = target_rank(logits_NV, target_ids_N) if ranked else None
-        return cls(logits_NV.argmax(1) == target_ids_N, target_N - logsumexp_N, rank_N)
+        return cls(first_choice(logits_NV) == target_ids_N, target_N - logsumexp_N, rank_N)
 
 
 @dataclass(frozen=True)

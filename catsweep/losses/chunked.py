@@ -20,6 +20,7 @@ from torch import Tensor
 from catsweep.filters.build import asks_for_rank, compares_tokens
 from catsweep.filters.opinions import SmallOpinion
 from catsweep.filters.top_k import target_rank
+from catsweep.first_choice import first_choice
 from catsweep.losses.build import active_filter, asks_initial, output, small_opinion, token_terms, token_weights
 from catsweep.losses.sparse import SparseTarget, sparse_target
 from catsweep.spec.training import LossSpec
@@ -162,7 +163,8 @@ def in_closed_form(
 ) -> tuple[Tensor, Tensor, SmallOpinion]:
     """The weighted loss of some rows, alpha and the model's opinion; the logits become their gradient, in place."""
     logits_CV, ids_CK, weights_CK = part.logits_NV, target.ids_CK, target.weights_CK
-    largest_C, first_C = logits_CV.max(dim=1)
+    first_C = first_choice(logits_CV)
+    largest_C = logits_CV.gather(1, first_C[:, None]).squeeze(1)
     entries_CK = logits_CV.gather(1, ids_CK)
     rank_C = target_rank(logits_CV, part.target_ids_N) if ranked else None
     mean_C = logits_CV.mean(1) if target.uniform else 0.0
