@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, cat, stack
+from torch import Tensor, cat, split, stack
 
 from catsweep.first_choice import first_choice
 
@@ -34,7 +34,8 @@ def token_statistics(logits_NV: Tensor, ids_M: Tensor | None = None, places_M: T
     (N, 3), of the most probable token at each place, where ids_M is None; else (M, 3), of the tokens ids_M at the places
     places_M (all places in their order where that is None).
     """
-    slices = [logits_NV] if logits_NV.is_cuda else logits_NV.split(max(1, SLICE_LOGITS // logits_NV.shape[1]))
+    size = len(logits_NV) if logits_NV.is_cuda else SLICE_LOGITS // logits_NV.shape[1]
+    slices = split(logits_NV, max(1, size))
     largest_N, log_sum_N, entropy_N, margin_N = cat([_of_rows(rows_NV) for rows_NV in slices], dim=1)
     if ids_M is None:
         return stack([-log_sum_N, entropy_N, margin_N], dim=1)

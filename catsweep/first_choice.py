@@ -20,9 +20,10 @@ def first_choice(logits_NV: Tensor) -> Tensor:
     if logits_NV.device.type != "cpu" or width < MIN_WIDTH:
         return logits_NV.argmax(1)
     end = width // BLOCK * BLOCK
-    maxima_NM = logits_NV[:, :end].unflatten(1, (end // BLOCK, BLOCK)).amax(2)
+    maxima_NM = logits_NV[:, :end].view(num_rows, end // BLOCK, BLOCK).amax(2)
     if end < width:
         maxima_NM = torch.cat([maxima_NM, logits_NV[:, end:].amax(1, keepdim=True)], 1)
     ids_NB = maxima_NM.argmax(1, keepdim=True) * BLOCK + torch.arange(BLOCK)
     ids_NB.clamp_(max=width - 1)
-    return ids_NB.gather(1, logits_NV.gather(1, ids_NB).argmax(1, keepdim=True)).view(num_rows)
+    places_N1 = logits_NV.gather(1, ids_NB).argmax(1, keepdim=True)
+    return ids_NB.gather(1, places_N1).squeeze(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from catsweep.train import LOGGED_STEPS
 
 Rates = NDArray[np.float64]
 """The share of each member of a mixture; 1 for a task."""
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 SAMPLED_EXAMPLES = 500
 """Token counts are estimated from so many training examples."""
@@ -171,56 +173,53 @@ class Plan:
         return {**asdict(self), "total": total}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How long the finished runs of a sweep took: seconds from a run's start to its end for each of its steps."""
-
-    num_runs: int
-    seconds_per_step: float
-
-
-def measured(folder: Path) -> Measured | None:
-    """What the finished runs of a sweep's folder say; None where there are none."""
-    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")] if folder.exists() else []
-    ended = [record for record in records if record.status == "finished" and record.num_steps]
-    if not ended:
-        return None
-    seconds = sum(record.ended_at - record.started_at for record in ended)
-    return Measured(len(ended), seconds / sum(record.num_steps for record in ended))
-
-
-def make_plan(sweep: Sweep, *, root: Path) -> Plan:
-    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model."""
+def make_plan(sweep: Sweep, *, root: Path, each: Each = map) -> Plan:
+    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model. each: calls a function for every
+    task, in order; a cluster's does so on many processes."""
     spec = sweep.spec
     check_search(spec)
     names = list(strata(training_tree(spec), spec.search.stratify))
-    tasks, problems, advice = [], [], list[str]()
     done = _num_done(root / spec.name)
-    for task in sweep.tasks:
-        try:
-            tasks.append(_plan_task(task, spec, len(names), done[task.task], root))
-        except OutOfReachError as error:
-            problems.append(f"task {task.task}: {error.short}")
-            advice = [
-                f"Where there is a network run `catsweep fetch {sweep.document.path} --to DIR`; then `data_root: DIR` or "
-                "CATSWEEP_DATA=DIR reads that copy here. `catsweep validate` says of each task where it was looked for"
-            ]
-        except CatsweepError as error:
-            text = str(error)
-            problems.append(text if task.task in text else f"task {task.task}: {text}")
+    plan_one = functools.partial(_plan_or_problem, spec=spec, num_strata=len(names), root=root)
+    found = list(each(plan_one, [(task, done[task.task]) for task in sweep.tasks]))
+    problems = [item for item in found if isinstance(item, _Problem)]
+    advice = (
+        f"Where there is a network run `catsweep fetch {sweep.document.path} --to DIR`; then `data_root: DIR` or "
+        "CATSWEEP_DATA=DIR reads that copy here. `catsweep validate` says of each task where it was looked for"
+    )
     every = [member for unit in sweep.tasks for member in (unit.members if isinstance(unit, MixtureSpec) else [unit])]
-    splits = {task.task: describe_splits(task.source) for task in every}
     return Plan(
         spec.name,
         names,
         rungs(spec),
         spec.search.num_samples,
         spec.search.confirm_seeds,
-        tasks,
-        problems,
-        advice,
-        splits,
+        [item for item in found if isinstance(item, TaskPlan)],
+        [problem.text for problem in problems],
+        [advice] if any(problem.out_of_reach for problem in problems) else [],
+        {task.task: describe_splits(task.source) for task in every},
     )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Why a task has no plan. out_of_reach: its data is on a hub that cannot be reached."""
+
+    text: str
+    out_of_reach: bool
+
+
+def _plan_or_problem(
+    unit: tuple[TaskSpec | MixtureSpec, int], *, spec: SweepSpec, num_strata: int, root: Path
+) -> TaskPlan | _Problem:
+    task, num_done = unit
+    try:
+        return _plan_task(task, spec, num_strata, num_done, root)
+    except OutOfReachError as error:
+        return _Problem(f"task {task.task}: {error.short}", out_of_reach=True)
+    except CatsweepError as error:
+        text = str(error)
+        return _Problem(text if task.task in text else f"task {task.task}: {text}", out_of_reach=False)
 
 
 def _plan_task(task: TaskSpec | MixtureSpec, spec: SweepSpec, num_strata: int, num_done: int, root: Path) -> TaskPlan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def test_every_task_that_cannot_be_planned_is_named_and_the_others_are_planned(
     assert [task.task for task in plan.tasks] == ["made/reverse", "made/parity"]
     assert len(plan.problems) == 2
     assert all(f"made/broken-{n}" in problem for n, problem in enumerate(plan.problems))
+
+    def elsewhere(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """As in another process."""
+        return [pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(function))(item))) for item in items]
+
+    whole = Sweep(sweep.spec, (broken[0], *sweep.tasks, broken[1]), sweep.document)
+    assert make_plan(whole, root=tmp_path, each=elsewhere) == make_plan(whole, root=tmp_path)
 
 
 def test_checkpoints_are_counted_where_there_are_any(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:

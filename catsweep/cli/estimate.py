@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,28 @@ def fits(spec: SweepSpec, cluster: str | None) -> str:
     return f"{needs}; {cluster} has {len(nodes)} nodes and runs {num_slots(nodes, spec.resources)} trials at once"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """How long the finished runs of a sweep took: seconds from a run's start to its end for each of its steps."""
+
+    num_runs: int
+    seconds_per_step: float
+
+
+def measured(folder: Path) -> Measured | None:
+    """What the finished runs of a sweep's folder say; None where there are none."""
+    from catsweep.records import read_records
+
+    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")] if folder.exists() else []
+    ended = [record for record in records if record.status == "finished" and record.num_steps]
+    if not ended:
+        return None
+    seconds = sum(record.ended_at - record.started_at for record in ended)
+    return Measured(len(ended), seconds / sum(record.num_steps for record in ended))
+
+
 def hours(plan: Plan, spec: SweepSpec, root: Path, flops_per_second: float | None) -> list[str]:
     """Accelerator-hours: by a given speed, and what the runs that have ended took."""
-    from catsweep.plan import measured
-
     lines = []
     if flops_per_second is not None:
         lines.append(

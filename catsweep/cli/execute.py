@@ -76,11 +76,13 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool
     return Execution(failed, complete and not failed)
 
 
-def refuse_what_does_not_fit(sweep: Sweep, root: Path) -> None:
-    """Raises StorageError where the disk of the root has no room for what `plan` says that the sweep leaves on it."""
+def refuse_what_does_not_fit(sweep: Sweep, root: Path, cluster: Cluster) -> None:
+    """Raises StorageError where the disk of the root has no room for what `plan` says that the sweep leaves on it. The tasks are
+    read on the cluster, and lie in the cache then."""
     if storage.place_of(root) is not None:  # an object store has no end
         return
-    total = make_plan(sweep, root=root).to_json()["total"]
+    plan = make_plan(sweep, root=root, each=functools.partial(map_tasks, cluster=cluster))
+    total = plan.to_json()["total"]
     check_space(root, sweep.spec.name, total["disk_bytes_at_peak"])
 
 

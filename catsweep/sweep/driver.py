@@ -52,7 +52,7 @@ def run_sweep(
     on_event: Callable[[Event], None],
     on_record: Callable[[Path, TrialRecord], None],
     cluster: Cluster | None = None,
-    before_start: Callable[[], None] | None = None,
+    before_start: Callable[[Cluster], None] | None = None,
     take_over: bool = False,
 ) -> SweepResult:
     """Run whatever of a sweep is not on storage yet; where all of it is, Ray is not started.
@@ -61,8 +61,8 @@ def run_sweep(
 
     run_trial, prepare_task: top-level functions, which travel to the workers. on_event, on_record: called in this
     process for each line of progress, and with folder and record of each run that ended. cluster: stays connected for
-    the caller; without it Ray is let go at the end. before_start: called where something is left to run, before anything
-    starts; what it raises travels on. take_over: also where a driver on another machine runs the sweep; that one ends.
+    the caller; without it Ray is let go at the end. before_start: called where something is left to run, before
+    any of it starts; what it raises travels on. take_over: also where a driver on another machine runs the sweep; that one ends.
 
     Raises SweepChangedError, StorageError (another driver, a damaged file), ClusterError.
     """
@@ -88,10 +88,8 @@ def run_sweep(
             text = f"the large model's answers to {', '.join(task.task for task in again)} are damaged and made again"
             progress.tell("warning", text)
         if again or not search.finished:
-            if before_start is not None:
-                before_start()
             with Cluster(folder / "logs") if cluster is None else nullcontext(cluster) as connected:
-                _run(search, again, root, run_trial, prepare_task, progress, connected)
+                _run(search, again, root, run_trial, prepare_task, progress, connected, before_start)
         progress.tell("end", f"{sweep.spec.name}: {search.num_runs - search.num_remaining} runs in {folder}")
         return _result(search)
 
@@ -117,6 +115,7 @@ def _run(
     prepare_task: PrepareTask,
     progress: Progress,
     cluster: Cluster,
+    before_start: Callable[[Cluster], None] | None,
 ) -> None:
     """again: tasks without runs that are left, but whose preparation is not whole any more."""
     spec = search.spec
@@ -125,6 +124,8 @@ def _run(
         check_fits(cluster.nodes(), spec.resources)
         check_shared(root)
         progress.tell("connected", f"{len(cluster.nodes())} nodes; Ray's log is {cluster.logs / 'driver.log'}")
+        if before_start is not None:
+            before_start(cluster)
         preparation = Preparation([*search.unfinished_tasks, *again], spec, prepare_task, root)
         searcher = SweepSearcher(search, preparation, cluster, progress)
         while not searcher.may_start(wait_seconds=0.5) and not search.finished:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from synthetic import ONE_TASK, copy_sweep
 
-from catsweep.cli.estimate import fits, hours
+from catsweep.cli.estimate import fits, hours, measured
 from catsweep.errors import ClusterError
-from catsweep.plan import Plan, TaskPlan, measured
+from catsweep.plan import Plan, TaskPlan
 from catsweep.records import read_records
 from catsweep.spec.load import Sweep
 
