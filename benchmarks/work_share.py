@@ -1,0 +1,31 @@
+"""How much of the slots' time a finished sweep has spent in its runs: `python benchmarks/work_share.py ~/catsweep/study`.
+
+Seconds from the start to the record of each run, over the clock from the first start to the last record, times the slots. What
+is left is the driver's: processes, suggestions, records, waiting. A sweep that was interrupted counts its pause as waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from catsweep.records import read_records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Folder of the sweep")
+    parser.add_argument("--slots", type=int, default=2, help="Runs that the cluster has room for at once")
+    arguments = parser.parse_args()
+    for role in ("trials", "confirm"):
+        records = [record for record in read_records(arguments.folder, role) if record.status == "finished"]
+        if not records:
+            continue
+        seconds = sum(record.ended_at - record.started_at for record in records)
+        clock = max(record.ended_at for record in records) - min(record.started_at for record in records)
+        share = seconds / (clock * arguments.slots)
+        print(f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}")
+
+
+if __name__ == "__main__":
+    main()
