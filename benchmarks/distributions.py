@@ -138,8 +138,8 @@ def page(
         "",
         "`python benchmarks/distributions.py --home FOLDER --write benchmarks/distributions.md`: distillation alone on",
         f"{tasks}; {arguments.seeds} seeds each, learning rate {arguments.learning_rate:g}. Nats and shares a target token of",
-        f"the test split, ECE over {NUM_BINS} bins; behind each figure its difference to all entries, mean and standard error of the",
-        "pairs of one task and seed.",
+        f"the test split, ECE over {NUM_BINS} bins; behind each figure its difference to all entries, mean and standard"
+        " error of the pairs of one task and seed.",
         "",
         "| entries | bytes a token | " + " | ".join(MEASURES) + " |",
         "|---|--:|" + "--:|" * len(MEASURES),
