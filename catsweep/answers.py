@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, cat, split, stack
 
 from catsweep.first_choice import first_choice
+from catsweep.logit_rows import SLICE_LOGITS
 
 FloatArray = NDArray[np.float32]
-SLICE_LOGITS = 2**19
-"""Logits whose statistics a CPU computes in one go: 2 MiB, which stay in its cache while they are read some six times."""
 
 
 @dataclass(frozen=True)

@@ -379,7 +379,7 @@ def ablations(found: dict[str, Numbers]) -> str:
         return ""
     left = sorted({path.stem for path in ABLATIONS.glob("*.yaml")} - set(found))
     intro = (
-        "Each is a sweep of its own (`make study-all`), on 12 tasks of nine kinds, with the study's models and number of steps "
+        "Each is a sweep of its own (`make study-all`), on 12 tasks of nine kinds, with the study's models and 120 steps, "
         "unless its file says otherwise. With so few tasks only large differences show."
         + (f" Not run yet: {', '.join(code(left))}." if left else "")
     )
