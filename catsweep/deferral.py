@@ -65,11 +65,11 @@ def bootstrap_rules(runs: dict[str, list[Run]], rules: Sequence[str], cascade: C
             for index, run in enumerate(found):
                 rows, uncertainty = run.test, run.test.uncertainty(rule)
                 # Rules that order a run's answers alike, as all do for answers of one token, are resampled once.
-                order = deferral_order(uncertainty, rows.signals.ids).tobytes()
+                order = deferral_order(uncertainty, rows.id_hashes).tobytes()
                 name = known.setdefault((stratum, index, order), f"{rule}\n{stratum}\n{index}")
                 name_of[rule, stratum, index] = name
                 systems.setdefault(
-                    name, System(rows.signals.ids, rows.small_statistics, rows.large_statistics, uncertainty)
+                    name, System(rows.id_hashes, rows.small_statistics, rows.large_statistics, uncertainty)
                 )
     groups = next(iter(runs.values()))[0].test.groups
     drawn = bootstrap_curves(

@@ -87,7 +87,7 @@ def read_run(
 
 def run_oracle(cascade: Cascade) -> Curve:
     return oracle_curve(
-        ids=cascade.signals.ids,
+        ids=cascade.id_hashes,
         small_statistics=cascade.small_statistics,
         large_statistics=cascade.large_statistics,
         small_cost=cascade.small_cost,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import assert_never
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from catsweep.cascade.cost import ModelShape, forward_flops
 from catsweep.cascade.curve import Curve, audc, cascade_curve, cost_at_quality, quality_at_cost, with_costs
 from catsweep.cascade.latency import Latency
 from catsweep.cascade.metrics import Metric
+from catsweep.cascade.order import hash_ids
 from catsweep.cascade.ragged import FloatArray, Ragged
 from catsweep.cascade.rules import parse_rule, uncertainty
 from catsweep.cascade.signals import Signals
@@ -53,6 +56,11 @@ class Cascade:
         """(n,) of the first cost model."""
         return next(iter(self.costs.values()))[1]
 
+    @cached_property
+    def id_hashes(self) -> NDArray[np.uint64]:
+        """(n,) by which every curve of these rows breaks ties."""
+        return hash_ids(self.signals.ids)
+
     def uncertainty(self, rule: str) -> FloatArray:
         """(n,) uncertainty of the small model by a deferral rule's name."""
         return self.known[rule] if rule in self.known else uncertainty(parse_rule(rule), self.signals)
@@ -64,7 +72,7 @@ class Cascade:
     def curve(self, rule: str) -> Curve:
         """The curve of a deferral rule."""
         return cascade_curve(
-            ids=self.signals.ids,
+            ids=self.id_hashes,
             small_statistics=self.small_statistics,
             large_statistics=self.large_statistics,
             uncertainty=self.uncertainty(rule),

@@ -89,10 +89,10 @@ class ChrfMetric(Additive):
         shape = columns.shape[1:]
         precision, recall, num_orders = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         for in_output, in_reference, matches in zip(columns[0::3], columns[1::3], columns[2::3], strict=True):
-            counted = (in_output > 0) & (in_reference > 0)
-            num_orders += counted
-            precision += np.where(counted, matches / np.where(counted, in_output, 1.0), 0.0)
-            recall += np.where(counted, matches / np.where(counted, in_reference, 1.0), 0.0)
+            num_orders += (in_output > 0) & (in_reference > 0)
+            # No matches are among no n-grams: there any divisor but 0 will do.
+            precision += matches / (in_output + (in_output == 0))
+            recall += matches / (in_reference + (in_reference == 0))
         num_orders = np.maximum(num_orders, 1.0)
         precision, recall = precision / num_orders, recall / num_orders
         weighted = CHRF_BETA**2 * precision + recall
