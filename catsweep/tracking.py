@@ -58,7 +58,7 @@ from catsweep.report.runs import (
     sweep_points,
     trial_run,
 )
-from catsweep.report.tables import as_json, results_table
+from catsweep.report.tables import ResultRow, as_json, results_table
 from catsweep.spec.base import Json, digest
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.search import BASELINE
@@ -172,26 +172,22 @@ class Tracker:
             if may_try:
                 self._write(trial_run(folder, record, prepared))
 
+    def log_task(self, result: Json) -> None:
+        """Write one task's curves and test numbers while others are still computed. What these change, such as a colour or
+        the numbers of a mixture's other members, `log_results` writes anew; it also writes what is not on this node yet."""
+        if (self.folder / "curves" / f"{result['task']}.json").exists():
+            rows = results_table([result], {"left_out_small": []})
+            self._log_curves(result, rows, stratum_styles(all_strata([result]), BASELINE))
+            if "mixture" not in result:
+                self._log_test_numbers([result])
+
     def log_results(self, results: list[Json], summary: Json) -> None:
         """Write the curves, the test numbers of confirmed runs, and who won; then the macro differences."""
         rows = results_table(results, summary)
         styles = stratum_styles(all_strata(results), BASELINE)
-        confirmed: dict[str, list[Point]] = {}  # a mixture's run has points of every member
         for result in with_macros(results, summary):
-            task = result["task"]
-            at = self._written_at("summary" if "members" in result else task)
-            picture = functools.cache(functools.partial(_picture, result, styles))
-            for row in [row for row in rows if row.task == task]:
-                with self._attempt(f"curves of {task} {row.stratum}") as may_try:
-                    if may_try:
-                        colour = styles[row.stratum]["color"]
-                        self._write(curves_run(result, row, at, colour, picture), replace=True)
-            for trial_id in [name for facts in result["strata"].values() for name in facts["trial_ids"]]:
-                confirmed.setdefault(trial_id, []).extend(confirmed_points(result, trial_id, at))
-        for trial_id, points in confirmed.items():
-            with self._attempt(trial_id) as may_try:
-                if may_try and self._open() and trial_id in self._children:
-                    self._add_points(self._children[trial_id], points)
+            self._log_curves(result, rows, styles)
+        self._log_test_numbers(with_macros(results, summary))
         with self._attempt("winners") as may_try:
             if may_try:
                 self._mark_winners(results)
@@ -218,6 +214,26 @@ class Tracker:
                 self._client.log_artifact(parent.run_id, str(report))
             ended_at = max([self._written_at("summary", 0.0), *(record.ended_at for record in self._records())])
             self._client.set_terminated(parent.run_id, SWEEP_STATUSES[status], round(1000 * ended_at))
+
+    def _log_curves(self, result: Json, rows: list[ResultRow], styles: dict[str, dict[str, Any]]) -> None:
+        at = self._results_at(result)
+        picture = functools.cache(functools.partial(_picture, result, styles))
+        for row in [row for row in rows if row.task == result["task"]]:
+            with self._attempt(f"curves of {row.task} {row.stratum}") as may_try:
+                if may_try:
+                    colour = styles[row.stratum]["color"]
+                    self._write(curves_run(result, row, at, colour, picture), replace=True)
+
+    def _log_test_numbers(self, results: list[Json]) -> None:
+        confirmed: dict[str, list[Point]] = {}  # a mixture's run has points of every member
+        for result in results:
+            for trial_id in [name for facts in result["strata"].values() for name in facts["trial_ids"]]:
+                points = confirmed_points(result, trial_id, self._results_at(result))
+                confirmed.setdefault(trial_id, []).extend(points)
+        for trial_id, points in confirmed.items():
+            with self._attempt(trial_id) as may_try:
+                if may_try and self._open() and trial_id in self._children:
+                    self._add_points(self._children[trial_id], points)
 
     def _replay(self) -> None:
         for record in self._records():
@@ -378,6 +394,9 @@ class Tracker:
             metrics, pairs = metrics[MAX_METRICS:], pairs[MAX_PAIRS:]
         last_tags = [RunTag(*pair) for pair in (tags or {}).items()]
         self._client.log_batch(run_id, metrics, [Param(*pair) for pair in pairs], last_tags)
+
+    def _results_at(self, result: Json) -> float:
+        return self._written_at("summary" if "members" in result else result["task"])
 
     def _written_at(self, name: str, default: float | None = None) -> float:
         path = self.folder / "curves" / f"{name}.json"

@@ -188,6 +188,23 @@ def test_writing_again_changes_nothing(written: Path) -> None:
     assert len(client(written).get_metric_history(curve, "cascade/quality")) == 101
 
 
+def test_curves_that_are_written_task_by_task_are_those_that_the_end_writes(root: Path, written: Path) -> None:
+    problems: list[str] = []
+    tracker = Tracker(default_tracking_uri(root), root, "tiny", problems.append)
+    for result in results_on_storage(root, "tiny")[0]:
+        tracker.log_task(result)
+    early = {key: run for key, run in runs(root).items() if key.startswith("curves/")}
+    assert write(root)
+    assert not problems
+    assert early
+    at_the_end = runs(written)
+    for key, run in early.items():
+        assert runs(root)[key].info.run_id == run.info.run_id, "written once"
+        assert run.data.metrics == at_the_end[key].data.metrics
+        assert run.data.tags[tracking.WRITTEN] == at_the_end[key].data.tags[tracking.WRITTEN]
+    assert runs(root).keys() == at_the_end.keys()
+
+
 def test_a_logger_that_is_killed_before_it_ends_a_run_leaves_no_double(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

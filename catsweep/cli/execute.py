@@ -69,7 +69,7 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool
         )
         write_json(root / name / "command.json", {"run": command})
         say("all runs have ended: curves of every task")
-        results, summary = compute_curves(root, name, cluster)
+        results, summary = compute_curves(root, name, cluster, logging.log_task)
         failed = failures(result)
         say("report, and what MLflow does not have yet")
         complete = logging.log_results(results, summary, failed=bool(failed))
@@ -93,18 +93,22 @@ def recompute(name: str, *, root: Path, uri: str) -> tuple[list[Json], Json]:
         contextlib.redirect_stdout(ForeignLines()),
         Logging(uri, root, name) as logging,
     ):
-        results, summary = compute_curves(root, name, cluster, again=True)
+        results, summary = compute_curves(root, name, cluster, logging.log_task, again=True)
         logging.log_results(results, summary, failed=False)
     return results, summary
 
 
-def compute_curves(root: Path, name: str, cluster: Cluster, *, again: bool = False) -> tuple[list[Json], Json]:
-    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings."""
+def compute_curves(
+    root: Path, name: str, cluster: Cluster, on_task: Callable[[Json], None], *, again: bool = False
+) -> tuple[list[Json], Json]:
+    """Curves of all tasks as Ray tasks; those on storage where they are of the same runs and settings.
+
+    on_task: called with each task's results as soon as they are computed."""
     if not again and results_up_to_date(root, name):
         return results_on_storage(root, name)
     found = existing_sweep(root / name)
     prepared = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
-    results = map_tasks(functools.partial(compute_on_a_node, root, name), prepared, cluster=cluster)
+    results = map_tasks(functools.partial(compute_on_a_node, root, name), prepared, cluster=cluster, on_result=on_task)
     storage.get_folder(root / name / "curves")
     return results, summarise(root, name, results)
 
@@ -132,6 +136,10 @@ class Logging:
         if self.tracker.done():
             self.tracker.result()
         self.thread.submit(lambda: self.tracker.result().log_record(folder, record))
+
+    def log_task(self, result: Json) -> None:
+        """Log one task's results, some time later."""
+        self.thread.submit(lambda: self.tracker.result().log_task(result))
 
     def log_results(self, results: list[Json], summary: Json, *, failed: bool) -> bool:
         """Write the report, and log it with the results and whatever has not been logged yet: whether all of it was."""

@@ -20,17 +20,27 @@ Result = TypeVar("Result")
 
 
 def map_tasks(
-    function: Callable[[Item], Result], items: Sequence[Item], *, cluster: Cluster, cpus: float = 1.0
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    cluster: Cluster,
+    cpus: float = 1.0,
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """function(item) for each item, in their order, each in a Ray task that holds `cpus`.
 
-    The first exception of the function travels on, as an error that is both Ray's and of the function's own type.
+    on_result: called with every result as soon as it is there. The first exception of the function travels on, as an error
+    that is both Ray's and of the function's own type.
     """
     if not items:
         return []
     cluster.connect()
     task = ray.remote(_call).options(num_cpus=cpus)
-    results: list[Result] = ray.get([task.remote(function, item) for item in items])
+    waiting = references = [task.remote(function, item) for item in items]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        on_result(ray.get(done[0]))
+    results: list[Result] = ray.get(references)
     return results
 
 
