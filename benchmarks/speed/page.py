@@ -14,7 +14,25 @@ HEAD = """# Benchmarks
 the median of pairs taken in turn in one run, with the smallest and the largest; more is better for us.
 [docs/performance.md](../docs/performance.md) says what bounds each figure, and what was tried and dropped.
 """
-ORDER = ("step", "memory", "padding", "choices", "generation", "large_pass", "curves", "sweep", "scale", "packed")
+WITHOUT_GPU = """
+## Gpu
+
+`python benchmarks/gpu.py`, on a machine with a card, writes this part: the step, the chunked loss beside Liger's fused linear
+cross-entropy, and packed trials. It needs torch, transformers and pydantic only. No card's figures are here yet.
+"""
+ORDER = (
+    "step",
+    "memory",
+    "padding",
+    "choices",
+    "generation",
+    "large_pass",
+    "curves",
+    "sweep",
+    "scale",
+    "packed",
+    "gpu",
+)
 
 
 def main() -> None:
@@ -35,6 +53,7 @@ def main() -> None:
                 f"| {row['what']} | {row['ours']:.4g} | {row['peer']:.4g} | {row['unit']} | {ratio(row['ratios'])} "
                 f"| {row['target']} | {notes} |\n"
             )
+    text += "" if "gpu" in parts else WITHOUT_GPU
     (RESULTS.parent / "results.md").write_text(text)
 
 
