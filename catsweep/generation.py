@@ -265,6 +265,9 @@ class _Stops:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
         self.tokenizer, self.until = tokenizer, until
         self.last = {stop[-1] for stop in until if stop}
+        self.parts_of_last = not all(character.isascii() for character in self.last)
+        """Whether a token with a part of a character, which reads as U+FFFD alone, may complete the last one of a text. An
+        ASCII character has no parts."""
         self.may: dict[int, bool] = {}
         self.open: set[int] = set()
 
@@ -273,7 +276,7 @@ class _Stops:
         may = self.may
         for token in set(ids.tolist()) - may.keys():
             text = _text(self.tokenizer, [token])
-            may[token] = "\ufffd" in text or not self.last.isdisjoint(text)
+            may[token] = not self.last.isdisjoint(text) or (self.parts_of_last and "\ufffd" in text)
         return np.array(
             [may[token] or row in self.open for row, token in zip(rows.tolist(), ids.tolist(), strict=True)]
         )

@@ -81,6 +81,7 @@ def refuse_what_does_not_fit(sweep: Sweep, root: Path, cluster: Cluster) -> None
     read on the cluster, and lie in the cache then."""
     if storage.place_of(root) is not None:  # an object store has no end
         return
+    say("the tasks are read, to see whether the disk has room for what the sweep leaves")
     plan = make_plan(sweep, root=root, each=functools.partial(map_tasks, cluster=cluster))
     total = plan.to_json()["total"]
     check_space(root, sweep.spec.name, total["disk_bytes_at_peak"])
