@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
 from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
+from catsweep.logit_rows import SLICE_LOGITS
 from catsweep.models import Architecture, TargetLogits
 from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device
@@ -26,8 +27,6 @@ from catsweep.tensors import to_device
 Ids = NDArray[np.int32]
 Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
-LOGITS_AT_ONCE = 2**19
-"""Logits of several steps that are kept until their statistics are computed together: 2 MiB in float32."""
 SHARE_THAT_LEAVES = 0.125
 """Rows that ended leave the batch once they are this share of it: to take rows out of a cache copies the others."""
 
@@ -231,7 +230,7 @@ class _Log:
         for _, logits_NV in self.module.head_in_parts(whole):
             picked.append(first_choice(logits_NV))
             self.logits.append(logits_NV)
-            if sum(logits.numel() for logits in self.logits) > LOGITS_AT_ONCE:
+            if sum(logits.numel() for logits in self.logits) > SLICE_LOGITS:
                 self._summarise()
         ids_B = picked[0] if len(picked) == 1 else torch.cat(picked)
         ids = ids_B.cpu().numpy()

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from catsweep.filters.top_k import target_rank
+from catsweep.first_choice import BLOCK, MIN_WIDTH, in_blocks
 from catsweep.spec.sweep import DistributionSpec
 
 MAX_RANK = 255
 """A larger rank counts as this one."""
-BLOCK = 64
 SLICE_LOGITS = 2**19
 """Logits that are read in one go: 2 MiB, so that a CPU's cache still holds them when they are read again."""
 
@@ -96,7 +96,7 @@ def read_in_blocks(
     generator: torch.Generator,
 ) -> RowReading:
     """The same, reading each logit about three times. Draws differ from `read_plainly`'s, their distribution does not."""
-    blocks_NMB, tail_NR = _blocks(logits_NV, vocab_size)
+    blocks_NMB, tail_NR = in_blocks(logits_NV, vocab_size)
     maxima_NM = blocks_NMB.amax(2)
     target_N1 = logits_NV.gather(1, target_ids_N[:, None])
     rank_N = _rank(blocks_NMB, tail_NR, maxima_NM, target_N1, target_ids_N)
@@ -111,7 +111,7 @@ def read_in_blocks(
     probs_NV = logits_NV.softmax(1)
     largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
     logprob_N = (target_N1 - largest_N1 + probs_NV.amax(1, keepdim=True).log()).squeeze(1)
-    probs_NMB, probs_tail_NR = _blocks(probs_NV, vocab_size)
+    probs_NMB, probs_tail_NR = in_blocks(probs_NV, vocab_size)
     masses_NM = torch.cat([probs_NMB.sum(2), probs_tail_NR[:, own].sum(1, keepdim=True)], 1)
     return RowReading(
         rank_N, logprob_N, _draw(probs_NV[:, :vocab_size], masses_NM, distribution.num_entries, generator)
@@ -121,13 +121,7 @@ def read_in_blocks(
 def _pays(distribution: DistributionSpec | None, vocab_size: int) -> bool:
     """Whether blocks read less than the whole: of each entry a block is looked into."""
     entries = 0 if distribution is None else distribution.num_entries
-    return vocab_size >= 4096 and 2 * entries * BLOCK <= vocab_size
-
-
-def _blocks(values_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Views of M whole blocks below vocab_size, NMB, and of the R values behind them (those of padded heads too)."""
-    end = vocab_size // BLOCK * BLOCK
-    return values_NV[:, :end].view(len(values_NV), end // BLOCK, BLOCK), values_NV[:, end:]
+    return vocab_size >= MIN_WIDTH and 2 * entries * BLOCK <= vocab_size
 
 
 def _rank(blocks_NMB: Tensor, tail_NR: Tensor, maxima_NM: Tensor, target_N1: Tensor, target_ids_N: Tensor) -> Tensor:

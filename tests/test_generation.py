@@ -65,7 +65,7 @@ def test_the_loop_finds_what_transformers_finds(config: dict[str, Any], fast: bo
 def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     module = with_an_end(make(LLAMA))
     expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
-    monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 1000)
+    monkeypatch.setattr(generation, "SLICE_LOGITS", 1000)
     found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     assert [ids for ids, _ in found] == [ids for ids, _ in expected]
     same(found, expected)
