@@ -9,9 +9,10 @@ from measure import RESULTS
 
 HEAD = """# Benchmarks
 
-`make bench` measures all of this again; each part's command measures that part. Peers come from
+`make bench` measures all of this again but what needs a GPU, in some two hours; each part's command measures that part. Peers come from
 `pip install -e '.[benchmarks]'` and are used the way their documentation shows. A ratio is the peer's figure divided by ours,
-the median of pairs taken in turn in one run, with the smallest and the largest; more is better for us.
+the median of pairs taken in turn in one run, with the smallest and the largest; more is better for us. `goal` was set before
+anything was measured.
 [docs/performance.md](../docs/performance.md) says what bounds each figure, and what was tried and dropped.
 """
 WITHOUT_GPU = """
@@ -46,7 +47,7 @@ def main() -> None:
         text += (
             f"\n## {name.replace('_', ' ').capitalize()}\n\n`{part['command']}` on {part['machine']}; {versions}.\n\n"
         )
-        text += "| measurement | ours | peer | unit | ratio (min-max) | demanded | peer, notes |\n|---|--:|--:|---|--:|---|---|\n"
+        text += "| measurement | ours | peer | unit | ratio (min-max) | goal | peer, notes |\n|---|--:|--:|---|--:|---|---|\n"
         for row in part["rows"]:
             notes = row["peer_name"] + (f". {row['note']}" if row["note"] else "")
             text += (
