@@ -151,7 +151,8 @@ def page(
             cell = f"{statistics.mean(mine):.4f}"
             if form != ALL:
                 gaps = [value - float(row[number]) for value, row in zip(mine, found[ALL], strict=True)]
-                cell += f" ({statistics.mean(gaps):+.4f} ± {statistics.stdev(gaps) / math.sqrt(len(gaps)):.4f})"
+                error = f" ± {statistics.stdev(gaps) / math.sqrt(len(gaps)):.4f}" if len(gaps) > 1 else ""
+                cell += f" ({statistics.mean(gaps):+.4f}{error})"
             cells.append(cell)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

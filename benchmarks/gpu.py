@@ -233,7 +233,10 @@ def measure_loss(case: LossCase, device: torch.device, repeats: int) -> list[Row
         seconds = paired(run(mine), run(theirs), repeats=repeats)
         rows.append(row(f"{what}: loss and gradients", seconds, peer_name=name, target="", unit="ms", scale=1e3))
         if device.type == "cuda":
-            mib = [[peak_bytes(run(path)) / 2**20] for path in (mine, theirs)]
+            mib = []
+            for path in (mine, theirs):
+                hidden_ND.grad = weight_VD.grad = None
+                mib.append([peak_bytes(run(path)) / 2**20])
             rows.append(row(f"{what}: peak memory", (mib[0], mib[1]), peer_name=name, target="", unit="MiB"))
     return rows
 
@@ -342,8 +345,7 @@ def wait(device: torch.device) -> None:
 
 
 def peak_bytes(call: Callable[[], None]) -> int:
-    """Of the GPU's memory, above what was there before."""
-    call()
+    """Of the GPU's memory, above what was there before; what the call leaves there, such as gradients, counts."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
@@ -368,6 +370,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no GPU that torch can use; --device cpu --small tries the code without one")
+    if device.type == "cpu" and not arguments.small:
+        parser.error("on a CPU only --small runs; what is written are a card's figures")
     steps, losses, packs = (SMALL_STEPS, SMALL_LOSSES, SMALL_PACKS) if arguments.small else (STEPS, LOSSES, PACKS)
     rows: list[Row] = []
     with timed("steps"):

@@ -1,7 +1,8 @@
 """How much of the slots' time a finished sweep has spent in its runs: `python benchmarks/work_share.py ~/catsweep/study`.
 
-Seconds from the start to the record of each run, over the clock from the first start to the last record, times the slots. What
-is left is the driver's: processes, suggestions, records, waiting. A sweep that was interrupted counts its pause as waiting.
+Seconds from the start to the record of each run, however it ended, over the clock from the first start to the last record, times
+the slots. Of `all`, what is left is the driver's: processes, suggestions, records, waiting. Confirmed runs of one task may go on
+beside trials of others; then the shares of either alone are too low. An interrupted sweep counts its pause as waiting.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="Folder of the sweep")
     parser.add_argument("--slots", type=int, default=2, help="Runs that the cluster has room for at once")
     arguments = parser.parse_args()
-    for role in ("trials", "confirm"):
-        records = [record for record in read_records(arguments.folder, role) if record.status == "finished"]
+    roles = {role: read_records(arguments.folder, role) for role in ("trials", "confirm")}
+    roles["all"] = [*roles["trials"], *roles["confirm"]]
+    for role, records in roles.items():
         if not records:
             continue
         seconds = sum(record.ended_at - record.started_at for record in records)

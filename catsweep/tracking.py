@@ -41,6 +41,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from catsweep import storage
 from catsweep.curves import result_names, results_on_storage, with_macros
 from catsweep.errors import CatsweepError
 from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
@@ -173,9 +174,9 @@ class Tracker:
                 self._write(trial_run(folder, record, prepared))
 
     def log_task(self, result: Json) -> None:
-        """Write one task's curves and test numbers while others are still computed. What these change, such as a colour or
-        the numbers of a mixture's other members, `log_results` writes anew; it also writes what is not on this node yet."""
-        if (self.folder / "curves" / f"{result['task']}.json").exists():
+        """Write one task's curves and test numbers while others are still computed. The numbers of a mixture's members, and
+        everything where the results lie on an object store and come here last, are left to `log_results`."""
+        if storage.place_of(self.root) is None:
             rows = results_table([result], {"left_out_small": []})
             self._log_curves(result, rows, stratum_styles(all_strata([result]), BASELINE))
             if "mixture" not in result:
@@ -399,11 +400,13 @@ class Tracker:
         return self._written_at("summary" if "members" in result else result["task"])
 
     def _written_at(self, name: str, default: float | None = None) -> float:
-        path = self.folder / "curves" / f"{name}.json"
-        if path.exists():
-            return path.stat().st_mtime
-        assert default is not None
-        return default
+        try:
+            with (self.folder / "curves" / f"{name}.json").open() as file:  # so NFS asks for the file's present state
+                return os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            if default is None:
+                raise
+            return default
 
 
 def _linked_names(units: tuple[TaskSpec | MixtureSpec, ...]) -> list[str]:

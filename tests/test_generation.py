@@ -118,6 +118,14 @@ def test_a_text_that_ends_answers_ends_the_work_and_cuts_where_it_would_cut_the_
         assert (sum(len(ids) for ids, _ in found) < sum(len(ids) for ids, _ in whole)) == (until != ["never"])
 
 
+def test_parts_of_characters_are_looked_at_only_where_a_text_ends_in_such_a_character() -> None:
+    part = TOKENIZER("é")["input_ids"][0]
+    assert "\ufffd" in TOKENIZER.decode([part])
+    rows, ids = np.array([0]), np.array([part])
+    assert not generation._Stops(TOKENIZER, ["\n\n"]).may_end(rows, ids).any()
+    assert generation._Stops(TOKENIZER, ["\n\n", "né"]).may_end(rows, ids).all()
+
+
 def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
     layer = GrowingLayer()
     generator = torch.Generator().manual_seed(0)

@@ -9,8 +9,9 @@ from measure import RESULTS
 
 HEAD = """# Benchmarks
 
-`make bench` measures all of this again but what needs a GPU, in some two hours; each part's command measures that part. Peers come from
-`pip install -e '.[benchmarks]'` and are used the way their documentation shows. A ratio is the peer's figure divided by ours,
+`make bench` measures all of this again but what needs a GPU, in some two hours; each part's command measures that part. Peers are
+installed by
+`pip install -e '.[benchmarks]'` and used the way their documentation shows. A ratio is the peer's figure divided by ours,
 the median of pairs taken in turn in one run, with the smallest and the largest; more is better for us. `goal` was set before
 anything was measured.
 [docs/performance.md](../docs/performance.md) says what bounds each figure, and what was tried and dropped.

@@ -144,8 +144,9 @@ class Logging:
 
     def log_results(self, results: list[Json], summary: Json, *, failed: bool) -> bool:
         """Write the report, and log it with the results and whatever has not been logged yet: whether all of it was."""
-        write_report(self.root, self.name)
         tracker = self.tracker.result()
+        # In the thread that draws for MLflow too: matplotlib's settings are those of the whole process.
+        self.thread.submit(write_report, self.root, self.name).result()
         self.thread.submit(tracker.log_results, results, summary).result()
         self.thread.submit(tracker.log_sweep, "failed" if failed else "finished").result()
         return tracker.complete

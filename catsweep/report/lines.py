@@ -184,5 +184,5 @@ def macro_differences(summary: Json) -> list[Difference]:
 
 
 def all_strata(results: Sequence[Json]) -> list[str]:
-    """Every stratum of the results, each once, sorted."""
-    return sorted({stratum for result in results for stratum in result["strata"]})
+    """Every stratum that the sweep of these results has, each once, sorted: the same from one task's results and from all."""
+    return sorted({stratum for result in results for stratum in (*result["wanted"]["strata"], *result["strata"])})

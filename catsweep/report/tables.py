@@ -98,6 +98,8 @@ def as_json(rows: list[ResultRow]) -> list[Json]:
 
 def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
     name, metric = first_metric(result)
+    if not metric["strata"]:
+        return []
     baseline, rule = result["baseline"], result["rules"][0]
     strata = sorted(metric["strata"], key=lambda stratum: (stratum != baseline, stratum))
     large = metric["large"]["value"]

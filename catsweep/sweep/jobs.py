@@ -37,11 +37,12 @@ def map_tasks(
     cluster.connect()
     task = ray.remote(_call).options(num_cpus=cpus)
     waiting = references = [task.remote(function, item) for item in items]
+    results: dict[ray.ObjectRef, Result] = {}
     while waiting:
-        done, waiting = ray.wait(waiting)
-        on_result(ray.get(done[0]))
-    results: list[Result] = ray.get(references)
-    return results
+        (done,), waiting = ray.wait(waiting)
+        results[done] = ray.get(done)
+        on_result(results[done])
+    return [results[reference] for reference in references]
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:

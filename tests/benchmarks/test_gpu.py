@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from catsweep.train import CHUNKED_ABOVE
+
 ROOT = Path(__file__).parents[2]
 RUN = """
 import runpy, sys
@@ -16,6 +18,11 @@ for name in ("ray", "mlflow", "optuna", "datasets", "pyarrow", "sacrebleu", "ric
 sys.argv = ["gpu.py", "--device", "cpu", "--small", "--repeats", "1"]
 runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 """
+
+
+def test_chunks_begin_where_training_begins_them() -> None:
+    text = (ROOT / "benchmarks" / "gpu.py").read_text()
+    assert f"\nCHUNKED_ABOVE = 2**{CHUNKED_ABOVE.bit_length() - 1}\n" in text
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from catsweep.cascade import resample
 from catsweep.cascade.compare import (
     Bootstrap,
     Interval,
@@ -49,7 +50,10 @@ def really_resampled_audc(rows: Rows, copies: np.ndarray) -> float:
 
 @pytest.mark.parametrize("num_levels", [0, 5])
 @pytest.mark.parametrize("metric", ["accuracy", "bleu", "chrf"])
-def test_draws_equal_the_curves_of_really_resampled_tables(metric: str, num_levels: int) -> None:
+def test_draws_equal_the_curves_of_really_resampled_tables(
+    metric: str, num_levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resample, "POINTS_AT_ONCE", 300)  # several blocks, the last one shorter
     rows = random_rows(40, metric=metric, num_levels=num_levels)
     groups = [f"g{row % 13}" for row in range(rows.n)]
     drawn = bootstrap_curves({"a": system(rows)}, groups=groups, metric=rows.metric, num_resamples=25, seed=4)["a"]
@@ -57,14 +61,14 @@ def test_draws_equal_the_curves_of_really_resampled_tables(metric: str, num_leve
     counts = np.concatenate(list(group_counts(13, 25, seed=4, chunk=25)))
     assert (counts.sum(axis=1) == 13).all()
     assert drawn.audc == pytest.approx(audc(rows.curve()), abs=1e-12 * rows.metric.scale)
-    for resample, count in enumerate(counts):
+    for number, count in enumerate(counts):
         copies = count[codes]
-        assert drawn.audc_draws[resample] == pytest.approx(
+        assert drawn.audc_draws[number] == pytest.approx(
             really_resampled_audc(rows, copies), abs=1e-12 * rows.metric.scale
         )
         for draws, statistics in ((drawn.quality_small_draws, rows.small), (drawn.quality_large_draws, rows.large)):
             quality = float(rows.metric.score((copies[:, None] * statistics).sum(axis=0)))
-            assert draws[resample] == pytest.approx(quality, abs=1e-12 * rows.metric.scale)
+            assert draws[number] == pytest.approx(quality, abs=1e-12 * rows.metric.scale)
 
 
 def test_the_interval_of_a_mean_is_close_to_the_textbook_one() -> None:

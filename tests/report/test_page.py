@@ -40,6 +40,21 @@ def test_the_page_has_every_task_stratum_and_number(root: Path, page: str) -> No
     assert "0123456789abcdef" in page
 
 
+def test_a_task_without_confirmed_runs_leaves_the_others_their_page(tmp_path: Path) -> None:
+    root = copy_sweep(tmp_path)
+    results = results_on_storage(root, "tiny")[0]
+    path = root / "tiny" / "curves" / f"{results[0]['task']}.json"
+    result = read_json(path)
+    result["strata"] = {}
+    for metric in result["metrics"].values():
+        metric["strata"] = {}
+        del metric["large"]
+    write_json(path, result)
+    text = write_report(root, "tiny").read_text()
+    assert f"<h3>{results[1]['task']}" in text
+    assert all_strata([result]) == all_strata(results), "colours are those of the others"
+
+
 def test_the_page_needs_no_network(page: str) -> None:
     assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!#)[^\"']*", page)
     assert not re.findall(r"<script|<link|@import|xmlns|url\((?!#)", page)

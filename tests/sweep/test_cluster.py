@@ -114,10 +114,12 @@ def _double(number: int) -> int:
 
 
 def test_tasks_come_back_in_order_and_errors_keep_their_type(cluster: Cluster) -> None:
-    assert map_tasks(_double, [3, 1, 2], cluster=cluster) == [6, 2, 4]
+    seen: list[int] = []
+    assert map_tasks(_double, [3, 1, 2], cluster=cluster, on_result=seen.append) == [6, 2, 4]
+    assert sorted(seen) == [2, 4, 6]
     assert map_tasks(_double, [], cluster=cluster) == []
     with pytest.raises(ValueError, match="-1 is negative"):
-        map_tasks(_double, [-1], cluster=cluster)
+        map_tasks(_double, [5, -1], cluster=cluster, on_result=seen.append)
 
 
 def test_what_other_code_prints_becomes_lines_of_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
