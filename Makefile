@@ -17,7 +17,7 @@ help:  ## list the targets
 quickstart: .venv/installed  ## run search_spaces/quickstart.yaml: real data, two cores, a few minutes
 	$(BIN)/catsweep run search_spaces/quickstart.yaml
 
-study: .venv/installed  ## the study of docs/results.md, and its page: some 100 minutes on two cores; goes on where it was interrupted
+study: .venv/installed  ## the study of docs/results.md, and its page: some 95 minutes on two cores; goes on where it was interrupted
 	$(BIN)/catsweep run search_spaces/study.yaml
 	$(BIN)/python benchmarks/study/page.py --pack study
 
