@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -40,6 +41,7 @@ from catsweep.spec.search import BASELINE, ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import SweepSpec
 
 MAX_PROBLEMS = 50
+MAX_COST_LINES = 12
 
 
 def write_report(root: Path, sweep: str, other: Recomputation | None = None) -> Path:
@@ -112,14 +114,25 @@ def _budget(spec: SweepSpec, results: list[Json]) -> list[tuple[str, str]]:
             f"{percent(noise.rate)} of the training labels or target tokens are wrong on purpose ({noise.kind}); {seen}"
         )
         facts.append(("label noise", text))
+    return [*facts, *_costs(results)]
+
+
+def _costs(results: list[Json]) -> list[tuple[str, str]]:
+    """What L costs beside S: a line a task, or one for many."""
+    costs = {}
     for result in results:
         metric = next(iter(result["metrics"].values()))
         if metric["strata"]:
             small = next(iter(metric["strata"].values()))["cost_small_flops"]
-            large = metric["large"]["cost_flops"]
-            text = f"L {amount(large)}FLOPs a query, S {amount(small)}FLOPs: {large / small:.1f} times as much"
-            facts.append((f"cost, {result['task']}", text))
-    return facts
+            costs[result["task"]] = (small, metric["large"]["cost_flops"])
+    if len(costs) > MAX_COST_LINES:
+        factors = sorted(large / small for small, large in costs.values())
+        text = f"a query costs L {factors[0]:.1f} to {factors[-1]:.1f} times as many FLOPs as S, by task"
+        return [("cost", f"{text}; {median(factors):.1f} in the median")]
+    return [
+        (f"cost, {task}", f"L {amount(large)}FLOPs a query, S {amount(small)}FLOPs: {large / small:.1f} times as much")
+        for task, (small, large) in costs.items()
+    ]
 
 
 def _warnings(folder: Path, results: list[Json]) -> list[str]:

@@ -14,7 +14,7 @@ from catsweep.errors import StorageError
 from catsweep.records import read_json, write_json
 from catsweep.report.figures import cost_figure, curves_figure, forest_figure, stratum_styles, to_png, to_svg
 from catsweep.report.lines import MACRO, all_strata, curve_lines, forest
-from catsweep.report.page import write_report
+from catsweep.report.page import page_content, write_report
 from catsweep.report.tables import results_table
 
 
@@ -53,6 +53,14 @@ def test_a_task_without_confirmed_runs_leaves_the_others_their_page(tmp_path: Pa
     text = write_report(root, "tiny").read_text()
     assert f"<h3>{results[1]['task']}" in text
     assert all_strata([result]) == all_strata(results), "colours are those of the others"
+
+
+def test_many_tasks_have_one_line_of_costs(root: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = [float(found) for found in re.findall(r"FLOPs: ([\d.]+) times as much", page)]
+    assert len(factors) == len(TASKS)
+    monkeypatch.setattr("catsweep.report.page.MAX_COST_LINES", len(TASKS) - 1)
+    text = dict(page_content(root, "tiny")["budget"])["cost"]
+    assert f"costs L {min(factors):.1f} to {max(factors):.1f} times as many FLOPs as S" in text
 
 
 def test_the_page_needs_no_network(page: str) -> None:
