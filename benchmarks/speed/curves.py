@@ -1,6 +1,6 @@
 """Curves of a cascade: every threshold of a million rows, BLEU at every threshold, paired resamples of 100,000 rows.
 
-    python benchmarks/speed/curves.py          about ten minutes, nearly all of them sacrebleu's
+    python benchmarks/speed/curves.py          a quarter of an hour or more, nearly all of it sacrebleu's
 
 All work is single-threaded and timed in seconds of the processor. sacrebleu is called for every one of the 2,001 points, once;
 what it returns is compared with our curve there.
