@@ -1,4 +1,4 @@
-"""How often the 95% intervals of docs/statistics.md hold the truth, simulated: `python benchmarks/coverage.py`, five minutes.
+"""How often the 95% intervals of docs/statistics.md hold the truth, simulated: `python benchmarks/coverage.py`, a minute.
 
 Prints both tables of that page: of one task with 2 to 5 seeds, where an effect of the examples that all seeds share and an effect
 of each seed have a total standard error of 1; and over tasks, where kinds and tasks of a kind have effects of their own.
