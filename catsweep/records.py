@@ -107,12 +107,21 @@ def building(folder: Path, **facts: object) -> Iterator[Path]:
         entries = {str(path.relative_to(temporary)): _fingerprint(path) for path in files}
         write_json(temporary / MANIFEST, {"files": entries, "facts": facts})
         if not is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process renamed its own between the two lines
-                temporary.rename(folder)
+            _move_into_place(temporary, folder)
             storage.put_folder(folder, last=MANIFEST)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Rename, and replace a damaged folder; a whole one of another process stays: somebody may be reading it."""
+    try:
+        temporary.rename(folder)  # fails where a folder with files is
+    except OSError:
+        with held(folder.with_name(f"{folder.name}.damaged")):
+            if not _is_whole(folder, hashes=True):
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
 
 
 @contextlib.contextmanager

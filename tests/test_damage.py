@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,24 @@ def test_a_damaged_folder_of_the_cache_counts_as_missing_and_is_made_again(
     damage(tmp_path / "key" / "manifest.json")
     make()
     assert is_complete(tmp_path / "key")
+
+
+def test_who_makes_the_same_folder_at_the_same_time_takes_it_from_nobody(tmp_path: Path) -> None:
+    """Who has seen the folder complete reads its files; no other maker may remove them, not even for a moment."""
+    num_makers, num_rounds = 8, 50
+    together = threading.Barrier(num_makers)
+
+    def make(maker: int) -> None:
+        for number in range(num_rounds):
+            together.wait(timeout=60)
+            with building(tmp_path / str(number)) as temporary:
+                (temporary / "rank.npy").write_bytes(bytes([maker]) * 200)
+            assert is_complete(tmp_path / str(number))
+            assert len((tmp_path / str(number) / "rank.npy").read_bytes()) == 200
+
+    with ThreadPoolExecutor(num_makers) as pool:
+        list(pool.map(make, range(num_makers)))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(map(str, range(num_rounds)))
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path: Path) -> None:
