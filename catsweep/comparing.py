@@ -37,7 +37,9 @@ def compare(tasks: Sequence[Json]) -> Json:
         found = [(result, difference) for result in tasks if (difference := difference_of(result, stratum)) is not None]
         if not found:
             continue
-        adjusted_p = holm([difference["p_value"] for _, difference in found]).tolist()
+        # Of one seed p is about test examples alone: it tells no loss from another, and stands for none here.
+        p_values = [difference["p_value"] if has_seeds(difference) else 1.0 for _, difference in found]
+        adjusted_p = holm(p_values).tolist()
         adjusted[stratum] = {result["task"]: p for (result, _), p in zip(found, adjusted_p, strict=True)}
         kinds = [result["group"] for result, _ in found]
         values = [difference["value"] / first_metric(result)["scale"] for result, difference in found]
@@ -66,6 +68,21 @@ def difference_of(result: Json, stratum: str) -> Any:
     return None if difference is None or difference["value"] is None else difference
 
 
+def has_seeds(difference: Json) -> bool:
+    """Whether a difference is one of several pairs of seeds: the interval of one pair holds for these runs only."""
+    return bool(difference["num_seeds"] > 1)
+
+
+def excludes_zero(lower: float | None, upper: float | None) -> bool | None:
+    """Whether an interval lies on one side of 0; None where there is no interval."""
+    return None if lower is None or upper is None else lower > 0 or upper < 0
+
+
+def is_clear(difference: Json) -> bool:
+    """Whether a task's difference of several pairs of seeds has an interval on one side of 0."""
+    return has_seeds(difference) and bool(excludes_zero(difference["lower"], difference["upper"]))
+
+
 def by_kind(kinds: Sequence[str], values: Sequence[float]) -> Json:
     """Of each kind of task: the mean difference, with Student's interval over its tasks (none for a single task)."""
     found: Json = {}
@@ -77,10 +94,10 @@ def by_kind(kinds: Sequence[str], values: Sequence[float]) -> Json:
 
 
 def counts(differences: Sequence[Json], adjusted_p: Sequence[float]) -> Json:
-    """Tasks won, tied and lost. A task is tied where its 95% interval holds 0; won_holm and lost_holm count those that
-    are clear after Holm's correction over the tasks. [ours]"""
-    won = [difference["lower"] > 0 for difference in differences]
-    lost = [difference["upper"] < 0 for difference in differences]
+    """Tasks won, tied and lost. A task is tied where its 95% interval holds 0, or where there is one pair of seeds only;
+    won_holm and lost_holm count those that are clear after Holm's correction over the tasks. [ours]"""
+    won = [is_clear(difference) and difference["lower"] > 0 for difference in differences]
+    lost = [is_clear(difference) and difference["upper"] < 0 for difference in differences]
     clear = [p < ALPHA for p in adjusted_p]
     return {
         "won": sum(won),
@@ -113,33 +130,30 @@ def savings(tasks: Sequence[Json], stratum: str) -> Json | None:
 def equal_quality(result: Json) -> dict[str, tuple[float, float]]:
     """Of each stratum but the baseline: the share of the baseline's mean cost that is saved, and the realised quality
     minus the baseline's, both at the thresholds that on calibration are the cheapest to reach EQUAL_QUALITY. Means over
-    seeds; a stratum is left out where any seed found no such threshold, and all are where the large model is not better.
+    the seeds that both have; a stratum is left out where any seed found no such threshold, as all seeds do where the large
+    model is not better on calibration.
     """
-    metric, rule = first_metric(result), result["rules"][0]
-    strata = metric["strata"]
-    if BASELINE not in strata or not is_large_better(result):
+    rule = result["rules"][0]
+    points = {
+        name: realised(entry["rules"][rule], EQUAL_QUALITY) for name, entry in first_metric(result)["strata"].items()
+    }
+    base = points.pop(BASELINE, {})
+    found = {}
+    for name, own in points.items():
+        both = [seed for seed in own if seed in base]
+        if both:
+            cost, quality = np.mean([own[seed] for seed in both], axis=0).tolist()
+            base_cost, base_quality = np.mean([base[seed] for seed in both], axis=0).tolist()
+            found[name] = 1 - cost / base_cost, quality - base_quality
+    return found
+
+
+def realised(runs: Sequence[Json], point: str) -> dict[int, tuple[float, float]]:
+    """Cost share and quality on test at an operating point by seed; empty where any seed has none."""
+    found = {run["seed"]: run["operating"].get(point) for run in runs}
+    if any(item is None or item["quality"] is None for item in found.values()):
         return {}
-    points = {name: realised(entry["rules"][rule], EQUAL_QUALITY) for name, entry in strata.items()}
-    base = points.pop(BASELINE)
-    if base is None:
-        return {}
-    return {name: (1 - point[0] / base[0], point[1] - base[1]) for name, point in points.items() if point is not None}
-
-
-def is_large_better(result: Json) -> bool:
-    """Whether the large model alone is better than the baseline's small model alone: else there is no way to go."""
-    metric = first_metric(result)
-    large = metric["large"]["value"]
-    small = metric["strata"][BASELINE]["quality_small"]["value"] if BASELINE in metric["strata"] else None
-    return large is not None and (small is None or small < large)
-
-
-def realised(runs: Sequence[Json], point: str) -> tuple[float, float] | None:
-    """Mean cost share and quality on test over the seeds at an operating point; None where any seed has none."""
-    found = [run["operating"].get(point) for run in runs]
-    if not found or any(item is None or item["quality"] is None for item in found):
-        return None
-    return float(np.mean([item["cost_share"] for item in found])), float(np.mean([item["quality"] for item in found]))
+    return {seed: (item["cost_share"], item["quality"]) for seed, item in found.items()}
 
 
 def ranks(tasks: Sequence[Json]) -> Json:
@@ -165,7 +179,8 @@ def budget(results: Sequence[Json]) -> Json:
 
     num_samples, max_steps, rungs: of each trial's study, the same for all strata. strata: by name the trials that ended,
     how many of them were stopped early, their steps, and training FLOPs. large: steps and FLOPs of the large model's
-    fine-tunes, and FLOPs of its pass over the training targets; FLOPs are None where the prepared data are gone.
+    fine-tunes, and FLOPs of its pass over the training targets (of further models in a chain too); FLOPs are None where the
+    prepared data are gone.
     """
     units = {result.get("mixture", result["task"]): result for result in results}
     if not units:
@@ -180,7 +195,7 @@ def budget(results: Sequence[Json]) -> Json:
             "num_steps": sum(item["num_steps"] for item in facts),
             "train_flops": sum(item["train_flops"] for item in facts),
         }
-    # The members of a mixture share one fine-tune, but each has a pass of its own.
+    # The members of a mixture share one fine-tune, in whose batches each has its rate, but each has a pass of its own.
     tuned, passed = [result["large"] for result in units.values()], [result["large"] for result in results]
     return {
         "num_units": len(units),
@@ -188,12 +203,13 @@ def budget(results: Sequence[Json]) -> Json:
         "strata": strata,
         "large": {
             "num_steps": sum(item["num_steps"] for item in tuned),
-            "train_flops": _total([item["train_flops"] for item in tuned]),
-            "pass_flops": _total([item["pass_flops"] for item in passed]),
+            "num_models": max(item.get("num_models", 1) for item in tuned),
+            "train_flops": _total([item["train_flops"] for item in passed], [item.get("rate", 1.0) for item in passed]),
+            "pass_flops": _total([item["pass_flops"] for item in passed], [1.0] * len(passed)),
         },
     }
 
 
-def _total(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _total(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    known = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
     return sum(known) if len(known) == len(values) else None

@@ -60,7 +60,7 @@ from catsweep.records import (
     write_rows,
 )
 from catsweep.runs import Run, all_points, large_facts, mean_curve, read_run
-from catsweep.space import rungs, strata, training_tree
+from catsweep.space import mean_clients, rungs, strata, training_tree
 from catsweep.spec.base import Json, digest
 from catsweep.spec.cascade import UNITS, CascadeSpec, PriceCost
 from catsweep.spec.mixture import MixtureSpec, members, result_name
@@ -69,7 +69,7 @@ from catsweep.spec.sweep import SweepSpec
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.splits import MIN_TEST_ROWS
 
-RESULTS_VERSION = 7
+RESULTS_VERSION = 8
 """Of the files below curves/; results of another one are computed again."""
 
 
@@ -280,6 +280,7 @@ def _answers_key(root: Path, sweep: str, task: str) -> str:
 
 
 def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord, spec: SweepSpec) -> Json:
+    num_clients = mean_clients(strata(training_tree(spec), spec.search.stratify)[winner.stratum])
     budgeted = [record for record in records if record.role == "trial" and record.number < spec.search.num_samples]
     searched = [record for record in budgeted if record.stratum == winner.stratum]
     runs = confirmed(records, winner, spec.search.confirm_seeds)
@@ -292,9 +293,8 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
     return {
         "winner": {"number": winner.number, "parameters": winner.parameters, "objective": winner.objective},
         "num_trials": len(searched),
-        "num_steps": sum(record.num_steps for record in searched),
-        # A trial that was stopped early has written no count of its own; a step costs the same in every trial.
-        "train_flops": sum(record.num_steps for record in searched) * winner.train_flops / winner.num_steps,
+        "num_steps": round(num_clients * sum(record.num_steps for record in searched)),
+        "train_flops": sum(_spent_flops(record, winner, spec) for record in searched),
         "statuses": {
             status: sum(record.status == status for record in searched) for status in {r.status for r in searched}
         },
@@ -305,6 +305,15 @@ def _stratum_facts(folder: Path, records: list[TrialRecord], winner: TrialRecord
         "warnings": [text for run in [*searched, *runs] if (text := starved(folder / run.trial_id, run)) is not None],
         "small_parameters": winner.num_parameters,
     }
+
+
+def _spent_flops(record: TrialRecord, winner: TrialRecord, spec: SweepSpec) -> float:
+    """Training FLOPs of a trial. One that did not end by itself has written no count: a step of it costs what one of the
+    winner's does, for its own batch size."""
+    if record.status == "finished":
+        return record.train_flops
+    size, winners_size = (run.parameters.get("batch_size", spec.training.batch_size) for run in (record, winner))
+    return float(record.num_steps * winner.train_flops / winner.num_steps * size / winners_size)
 
 
 def _metric_results(runs: dict[str, list[Run]], by_rule: Draws, spec: SweepSpec, metric: Metric) -> Json:

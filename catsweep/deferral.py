@@ -181,8 +181,9 @@ def _run_results(run: Run, rule: str, metric: Metric, anchor: Anchor, oracle: fl
 
 def cost_results(runs: list[Run], cascade: CascadeSpec, anchor: Anchor) -> Json:
     """One stratum under each cost model: mean costs of a query, curves of cost at 0, 1, ... 100 percent of deferral under the
-    first rule, the router's too, and the numbers that depend on costs, by rule and run."""
+    first rule, the router's and the oracle's too, and the numbers that depend on costs, by rule and run."""
     first = cascade.deferral[0]
+    best = [run_oracle(run.test) for run in runs]
     found: Json = {}
     for kind in (cost.kind for cost in cascade.costs):
         pairs = {
@@ -196,12 +197,14 @@ def cost_results(runs: list[Run], cascade: CascadeSpec, anchor: Anchor) -> Json:
             for rule in cascade.deferral
         }
         curves = [test for _, test in pairs[first]]
+        oracles = [run.test.at_cost(oracle, kind) for run, oracle in zip(runs, best, strict=True)]
         found[kind] = {
             "unit": UNITS[kind],
             "small": float(np.mean([curve.cost_small for curve in curves])),
             "large": float(np.mean([curve.cost_large for curve in curves])),
             "cost_share": _mean_line(curves, [curve.cost / curve.cost_large for curve in curves]),
             "router_cost_share": _mean_line(curves, [router_cost(curve) / curve.cost_large for curve in curves]),
+            "oracle_cost_share": _mean_line(oracles, [curve.cost / curve.cost_large for curve in oracles]),
             "rules": {
                 rule: [
                     {

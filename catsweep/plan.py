@@ -24,8 +24,7 @@ from catsweep.models import load_config
 from catsweep.prepare import prepared_path
 from catsweep.records import is_complete, read_json, read_records
 from catsweep.shapes import model_shape
-from catsweep.space import check_search, rungs, strata, training_tree
-from catsweep.spec.dimensions import examples
+from catsweep.space import check_search, mean_clients, rungs, strata, training_tree
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.sweep import SweepSpec
@@ -37,7 +36,7 @@ from catsweep.train import LOGGED_STEPS
 
 Rates = NDArray[np.float64]
 """The share of each member of a mixture; 1 for a task."""
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+MapFunction = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 SAMPLED_EXAMPLES = 500
 """Token counts are estimated from so many training examples."""
@@ -173,15 +172,15 @@ class Plan:
         return {**asdict(self), "total": total}
 
 
-def make_plan(sweep: Sweep, *, root: Path, each: Each = map) -> Plan:
-    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model. each: calls a function for every
-    task, in order; a cluster's does so on many processes."""
+def make_plan(sweep: Sweep, *, root: Path, map_function: MapFunction = map) -> Plan:
+    """The plan of a sweep: reads every task's data, but starts neither Ray nor a model. map_function: as `map`;
+    a cluster's calls the function on many processes."""
     spec = sweep.spec
     check_search(spec)
     names = list(strata(training_tree(spec), spec.search.stratify))
     done = _num_done(root / spec.name)
     plan_one = functools.partial(_plan_or_problem, spec=spec, num_strata=len(names), root=root)
-    found = list(each(plan_one, [(task, done[task.task]) for task in sweep.tasks]))
+    found = list(map_function(plan_one, [(task, done[task.task]) for task in sweep.tasks]))
     problems = [item for item in found if isinstance(item, _Problem)]
     advice = (
         f"Where there is a network run `catsweep fetch {sweep.document.path} --to DIR`; then `data_root: DIR` or "
@@ -371,10 +370,8 @@ def _measured(task: TaskSpec | MixtureSpec, spec: SweepSpec, parts: list[Inputs]
 
 
 def _mean_clients(spec: SweepSpec) -> float:
-    """How many models train side by side in a run, each for all steps; the mean over strata and their options."""
-    trees = strata(training_tree(spec), spec.search.stratify).values()
-    options = [[value["federated"] or {"clients": 1} for value, _ in examples(tree)] for tree in trees]
-    return float(np.mean([np.mean([option["clients"] for option in found]) for found in options]))
+    """How many models train side by side in a run, each for all steps; the mean over strata."""
+    return float(np.mean([mean_clients(tree) for tree in strata(training_tree(spec), spec.search.stratify).values()]))
 
 
 def _num_rows(parts: list[Inputs]) -> dict[str, int]:

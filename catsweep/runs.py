@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,7 @@ def mean_curve(runs: list[Run], rule: str, metric: Metric) -> Json:
         "large_deferred_quality": mean([(curve, _first_filled(curve.large_deferred_quality)) for curve in curves]),
         "random_quality": mean([(curve, random_line(curve, metric)) for curve in curves]),
         "oracle_quality": mean([(curve, curve.quality) for curve in oracles]),
+        "oracle_cost_share": mean([(curve, curve.cost / curve.cost_large) for curve in oracles]),
     }
 
 
@@ -160,8 +162,9 @@ def cost_column(kind: str) -> str:
 
 
 def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
-    """What the large model cost before any trial: steps and FLOPs of its fine-tune, with those of its folds, and FLOPs of
-    its pass over the small models' training targets, at their mean lengths; None where the token ids are gone."""
+    """What the large model, and the further models of a chain, cost before any trial: steps and FLOPs of their fine-tunes,
+    with those of their folds, and FLOPs of their passes over the small models' training targets, at their mean lengths; None
+    where the token ids are gone. num_models: whose. rate: of a mixture's member, its share of the training batches."""
 
     def lengths(split: str) -> tuple[int, float, float] | None:
         paths = [
@@ -174,17 +177,31 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         num = len(prompts) - 1
         return num, float(prompts[-1]) / num, float(targets[-1]) / num
 
-    shape, finetune = ModelShape.from_dict(prepared["large_shape"]), spec.large.finetune
+    further = [(prepared["chain"][model.name]["large_shape"], model.finetune) for model in spec.chain]
     trained, passed_over = lengths(spec.large_split), lengths("train")
-    steps = (
-        0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))
-    )  # the answering one, and the folds'
-    flops = 0.0 if finetune is None else None
-    if finetune is not None and trained is not None:
-        flops = steps * train_flops_per_step(
-            shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
+    num_steps, flops, passed = 0, 0.0, 0.0
+    for found, finetune in [(prepared["large_shape"], spec.large.finetune), *further]:
+        shape = ModelShape.from_dict(found)
+        if finetune is not None:
+            steps = finetune.steps * (1 + (finetune.cross_fit or 0))  # the answering one, and the folds'
+            num_steps += steps
+            flops += (
+                math.nan
+                if trained is None
+                else steps
+                * train_flops_per_step(
+                    shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
+                )
+            )
+        passed += (
+            math.nan
+            if passed_over is None
+            else passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
         )
-    passed = None
-    if passed_over is not None:
-        passed = passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
-    return {"num_steps": steps, "train_flops": flops, "pass_flops": passed}
+    return {
+        "num_models": 1 + len(further),
+        "num_steps": num_steps,
+        "train_flops": None if math.isnan(flops) else flops,
+        "pass_flops": None if math.isnan(passed) else passed,
+        "rate": prepared.get("rate", 1.0),
+    }

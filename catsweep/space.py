@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Protocol
 
 from catsweep.errors import Problem, SpecError
@@ -71,6 +72,12 @@ def strata(node: Node, paths: list[str]) -> dict[str, Node]:
     if len(named) < len(parts):
         raise SpecError([Problem("search.stratify", ", ".join(paths), "two strata of one name", "different names")])
     return named
+
+
+def mean_clients(tree: Node) -> float:
+    """How many models train side by side in a trial of a stratum, each for all steps: of several options the mean."""
+    options = [value["federated"] for value, _ in examples(tree)]
+    return fmean(1 if option is None else option["clients"] for option in options)
 
 
 def federated_options(spec: SweepSpec) -> list[FederatedSpec]:

@@ -15,7 +15,16 @@ from synthetic import ONE_TASK, copy_sweep
 from catsweep.cascade.metrics import METRIC_NAMES, Metric, metric_of
 from catsweep.curves import compute_task, results_on_storage, summarise
 from catsweep.errors import StorageError
-from catsweep.records import read_record, read_records, read_rows, read_sweep, write_record, write_rows, write_sweep
+from catsweep.records import (
+    read_record,
+    read_records,
+    read_rows,
+    read_sweep,
+    winners,
+    write_record,
+    write_rows,
+    write_sweep,
+)
 from catsweep.report.lines import curve_lines
 from catsweep.report.page import page_content, write_report
 from catsweep.report.runs import confirmed_points, curves_run
@@ -186,3 +195,26 @@ def test_a_folder_without_a_sweep_is_named_with_what_lists_those_of_its_root(tmp
         with pytest.raises(StorageError) as caught:
             reading(tmp_path, "other")
         assert str(caught.value) == expected
+
+
+def test_the_flops_of_a_search_are_those_that_were_spent(tmp_path: Path) -> None:
+    """Each finished trial has its own count; of one that was stopped a step costs what the winner's does, for its own batches."""
+    folder = copy_sweep(tmp_path, ONE_TASK) / "tiny"
+    found = read_sweep(folder)
+    assert found is not None
+    records = [*read_records(folder, "trials"), *read_records(folder, "confirm")]
+    winner = winners(records, found[0])[TASK, "xent"]
+    trials = [record for record in records if record.role == "trial" and record.stratum == "xent"]
+    stopped, other, *rest = [record for record in trials if record.number != winner.number]
+    write_record(
+        folder / stopped.trial_id,
+        replace(
+            stopped, status="stopped", num_steps=40, train_flops=0.0, parameters=stopped.parameters | {"batch_size": 64}
+        ),
+    )
+    write_record(folder / other.trial_id, replace(other, status="finished", num_steps=120, train_flops=7e9))
+    facts = compute_task(tmp_path, "tiny", TASK)["strata"]["xent"]
+    a_step = winner.train_flops / winner.num_steps
+    left = sum(record.train_flops or record.num_steps * a_step for record in [winner, *rest])
+    assert facts["train_flops"] == pytest.approx(left + 7e9 + 40 * a_step * 64 / 16)
+    assert facts["num_steps"] == 40 + 120 + sum(record.num_steps for record in [winner, *rest])

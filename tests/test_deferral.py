@@ -117,6 +117,7 @@ def test_the_first_cost_model_and_the_table_of_cost_models_agree(root: Path) -> 
         assert price["unit"] == "dollars"
         assert price["cost_share"] == pytest.approx(entry["curve"]["cost_share"])
         assert price["router_cost_share"] == pytest.approx(entry["curve"]["router_cost_share"])
+        assert price["oracle_cost_share"] == pytest.approx(entry["curve"]["oracle_cost_share"])
         for rule, found in entry["rules"].items():
             assert [run["operating"] for run in price["rules"][rule]] == [run["operating"] for run in found]
 

@@ -58,7 +58,7 @@ def test_every_task_that_cannot_be_planned_is_named_and_the_others_are_planned(
         return [pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(function))(item))) for item in items]
 
     whole = Sweep(sweep.spec, (broken[0], *sweep.tasks, broken[1]), sweep.document)
-    assert make_plan(whole, root=tmp_path, each=elsewhere) == make_plan(whole, root=tmp_path)
+    assert make_plan(whole, root=tmp_path, map_function=elsewhere) == make_plan(whole, root=tmp_path)
 
 
 def test_checkpoints_are_counted_where_there_are_any(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from catsweep.cascade.cost import forward_flops, train_flops_per_step
 from catsweep.health import starved
 from catsweep.records import TrialRecord, append_step
 from catsweep.runs import large_facts
+from catsweep.spec.model import ChainScratch
 
 
 def record(num_steps: int = 100) -> TrialRecord:
@@ -47,7 +48,7 @@ def test_the_large_models_cost_follows_from_its_steps_and_the_lengths_of_its_tok
     sweep = load_synthetic(tmp_path, ONE_TASK)
     prepared = {"keys": {"data": "key"}, "large_shape": LARGE.to_dict()}
     gone = large_facts(tmp_path, prepared, sweep.spec)
-    assert gone == {"num_steps": 400, "train_flops": None, "pass_flops": None}
+    assert gone == {"num_models": 1, "num_steps": 400, "train_flops": None, "pass_flops": None, "rate": 1.0}
     folder = tmp_path / "cache" / "data" / "key"
     folder.mkdir(parents=True)
     for split, num in (("large_train", 10), ("train", 5)):
@@ -57,3 +58,13 @@ def test_the_large_models_cost_follows_from_its_steps_and_the_lengths_of_its_tok
     step = train_flops_per_step(LARGE, batch_size=32, mean_prompt_tokens=7, mean_target_tokens=3)
     assert found["train_flops"] == pytest.approx(400 * step)
     assert found["pass_flops"] == pytest.approx(5 * forward_flops(LARGE, [7], [3])[0])
+    # A further model of a chain is paid for too; here it is the same one, fine-tuned for 50 steps in each of 1 + 2 folds.
+    finetune = {"steps": 50, "learning_rate": 1e-3, "batch_size": 8, "cross_fit": 2}
+    config = {"model_type": "llama", "hidden_size": 256}
+    middle = ChainScratch.model_validate({"name": "medium", "config": config, "finetune": finetune})
+    spec = sweep.spec.model_copy(update={"chain": [middle]})
+    both = large_facts(tmp_path, prepared | {"chain": {"medium": {"large_shape": LARGE.to_dict()}}}, spec)
+    assert (both["num_models"], both["num_steps"]) == (2, 400 + 150)
+    step = train_flops_per_step(LARGE, batch_size=8, mean_prompt_tokens=7, mean_target_tokens=3)
+    assert both["train_flops"] == pytest.approx(found["train_flops"] + 150 * step)
+    assert both["pass_flops"] == pytest.approx(2 * found["pass_flops"])

@@ -104,6 +104,7 @@ def peers(model: HFLM, texts: list[str], new_tokens: int, until: list[str]) -> l
 
 
 CASES = [
+    ("12.6 M decoder, prompts of 20 to 60 tokens, at most 64 new", MIDDLE, (64, (20, 60)), 16, 64, [], "at least 1.5x"),
     ("12.6 M decoder, prompts of 100 tokens, at most 64 new", MIDDLE, (16, (90, 110)), 16, 64, [], "at least 1.5x"),
     ("tiny decoder, prompts of 8 to 24 tokens, at most 32 new", TINY, (512, (8, 24)), 128, 32, [], "at least 1.5x"),
     ("the same with a text of `until`", TINY, (512, (8, 24)), 128, 32, ["\n\n"], "at least 1.5x"),

@@ -25,6 +25,7 @@ cross-entropy, and packed trials. It needs torch, transformers and pydantic only
 ORDER = (
     "step",
     "memory",
+    "logits",
     "padding",
     "choices",
     "generation",

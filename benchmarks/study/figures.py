@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
-from measures import CAT, Numbers, by_rate, macro_audc
+from measures import CAT, Numbers, by_rate
 
-from catsweep.report.figures import GREY, INK, PALETTE, PAPER, STYLE, forest_figure, stratum_styles
+from catsweep.comparing import excludes_zero
+from catsweep.report.figures import FAINT, GREY, INK, PALETTE, PAPER, STYLE, forest_figure, stratum_styles
 from catsweep.report.lines import Difference, all_strata, macro_differences
-from catsweep.report.tables import excludes_zero
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
@@ -67,7 +67,8 @@ def kinds_forest(numbers: Numbers, macro: Json, reference: str) -> Figure:
 
 
 def kind_curves(numbers: Numbers, strata: Sequence[str]) -> Figure:
-    """Quality against cost, a panel for each kind: means over its tasks and seeds of the curves at each share of deferral."""
+    """Quality against cost, a panel for each kind: means over its tasks and seeds of the curves at each share of deferral.
+    Random deferral, the oracle and the router are those of the first stratum; fainter where a cascade costs more than L."""
     kinds = sorted({result["group"] for result in numbers.tasks}, key=in_order)
     styles = styles_of(numbers)
     columns = 4
@@ -81,10 +82,15 @@ def kind_curves(numbers: Numbers, strata: Sequence[str]) -> Figure:
                 cost, quality = mean_lines(own, stratum)
                 within = int((cost <= 1 + 1e-9).sum())
                 axes.plot(cost[:within], quality[:within], linewidth=1.4, label=stratum, **styles[stratum])
+                dearer = {**styles[stratum], "alpha": FAINT}
+                axes.plot(cost[max(0, within - 1) :], quality[max(0, within - 1) :], linewidth=1.4, **dearer)
                 axes.plot(cost[0], quality[0], "o", color=styles[stratum]["color"], markersize=3.5)
+            for name, line, style in side_lines(own, strata[0]):
+                axes.plot(*line, color=GREY, linewidth=0.9, linestyle=style, label=f"{name} ({strata[0]})")
+            axes.axvline(1, color=GREY, linewidth=0.6)
             axes.plot(1, quality[-1], "D", color=INK, markersize=4, label="L alone")
             axes.set_title(f"{kind_name(kind)} ({len(own)})")
-            axes.set_xlim(0, 1.05)
+            axes.set_xlim(left=0)
         for axes in panels[len(kinds) :]:
             axes.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
@@ -94,16 +100,28 @@ def kind_curves(numbers: Numbers, strata: Sequence[str]) -> Figure:
     return figure
 
 
-def mean_lines(results: Sequence[Json], stratum: str) -> tuple[Any, Any]:
-    """Mean cost and quality at each percent of deferral over some tasks."""
+def mean_lines(
+    results: Sequence[Json], stratum: str, cost: str = "cost_share", quality: str = "quality"
+) -> tuple[Any, Any]:
+    """Mean cost and quality at each percent of deferral over some tasks, of the lines of these names."""
     costs, qualities = [], []
     for result in results:
         metric = next(iter(result["metrics"].values()))
         if stratum in metric["strata"]:
             curve = metric["strata"][stratum]["curve"]
-            costs.append(curve["cost_share"])
-            qualities.append(np.array(curve["quality"]) / metric["scale"])
+            costs.append(curve[cost])
+            qualities.append(np.array(curve[quality]) / metric["scale"])
     return np.mean(costs, axis=0), np.mean(qualities, axis=0)
+
+
+def side_lines(results: Sequence[Json], stratum: str) -> list[tuple[str, tuple[Any, Any], Any]]:
+    """Name, line and dashes of what stands beside a cascade."""
+    cost, random = mean_lines(results, stratum, quality="random_quality")
+    return [
+        ("random", (np.linspace(cost[0], cost[-1], len(cost)), random), (0, (1, 1.5))),
+        ("oracle", mean_lines(results, stratum, "oracle_cost_share", "oracle_quality"), "-"),
+        ("router", mean_lines(results, stratum, "router_cost_share"), (0, (3, 1, 1, 1))),
+    ]
 
 
 def rate_figure(numbers: Numbers) -> Figure:
@@ -170,6 +188,6 @@ def gap_figure(numbers: Numbers, stratum: str = CAT) -> Figure:
 
 
 def losses_in_order(numbers: Numbers) -> list[str]:
-    """All strata, xent first, then by macro audc."""
-    names = all_strata(numbers.results)
-    return sorted(names, key=lambda name: (name != BASELINE, -(macro_audc(numbers, name) or 0.0)))
+    """All strata, xent first, then in the order of the sweep's space: no test number sorts them."""
+    wanted: list[str] = numbers.results[0]["wanted"]["strata"]
+    return sorted(wanted, key=lambda name: (name != BASELINE, wanted.index(name)))

@@ -37,7 +37,7 @@ from catsweep.curves import (
     results_on_storage,
     summarise,
 )
-from catsweep.deferral import mean_interval
+from catsweep.deferral import gap_anchor, mean_interval
 from catsweep.records import confirmed, existing_sweep, read_json, read_records, read_rows, winners, write_json
 from catsweep.report.tables import NO_QUALITY
 from catsweep.runs import Run, read_run
@@ -138,11 +138,12 @@ def each(function: Callable[[Path, str, str], Json], names: Sequence[str], root:
 
 
 def further_differences(root: Path, sweep: str, task_name: str) -> Json:
-    """Paired differences of a task by quantity, reference and stratum, as `difference` of the results."""
+    """Paired differences of a task by quantity, reference and stratum, as `difference` of the results; and under
+    `calibration` the qualities there of the baseline's small model, mean over seeds, and of the large one."""
     spec, units = existing_sweep(root / sweep)
     task = next(unit for unit in units if unit.task == task_name)
-    found = [record for role in ("trials", "confirm") for record in read_records(root / sweep, role, task_name)]
-    records = [record for record in found if record.task == task_name]
+    read = [record for role in ("trials", "confirm") for record in read_records(root / sweep, role, task_name)]
+    records = [record for record in read if record.task == task_name]
     answers = read_json(root / sweep / "prepared" / f"{task_name}.json")["keys"]["answers"]
     large, metric = read_rows(root / "cache" / "answers" / answers / "rows.parquet"), metric_of(task.metric_list[0])
     best = {stratum: record for (_, stratum), record in winners(records, spec).items()}
@@ -157,7 +158,8 @@ def further_differences(root: Path, sweep: str, task_name: str) -> Json:
     if not runs:
         return {}
     quantities = QUANTITIES if metric.is_mean else QUANTITIES[:1]
-    return {quantity: differences_of(quantity, runs, spec) for quantity in quantities}
+    found = {quantity: differences_of(quantity, runs, spec) for quantity in quantities}
+    return found | {"calibration": gap_anchor(runs, RULE)}
 
 
 def differences_of(quantity: str, runs: dict[str, list[Run]], spec: SweepSpec) -> Json:
@@ -225,9 +227,9 @@ def compared(numbers: Numbers, quantity: str, reference: str, only: Sequence[str
         if found is None or (only is not None and result["task"] not in only):
             continue
         name, metric = next(iter(result["metrics"].items()))
-        strata = {f"{stratum}\n": {"difference": difference} for stratum, difference in found.items()}
-        plain = {"scale": metric["scale"], "large": {"value": None}, "strata": {BASELINE: {"rules": {}}, **strata}}
-        plain["strata"][BASELINE]["quality_small"] = {"value": None}
+        no_rules: Json = {"rules": {"": []}}
+        strata = {f"{stratum}\n": {"difference": difference} | no_rules for stratum, difference in found.items()}
+        plain = {"scale": metric["scale"], "strata": {BASELINE: no_rules, **strata}}
         shaped.append({
             "task": result["task"], "group": result["group"], "rules": [""], "wanted": {"strata": []},
             "metrics": {name: plain},
@@ -240,15 +242,16 @@ def compared(numbers: Numbers, quantity: str, reference: str, only: Sequence[str
 
 
 def flags(numbers: Numbers, stats: Sequence[Json]) -> dict[str, list[str]]:
-    """By task why its numbers say little. stats: docs/task_stats.json."""
+    """By task why its numbers say little, by the qualities on calibration: no test number leaves a task out. stats:
+    docs/task_stats.json."""
     known = {item["task"]: item["baseline_quality"] / item["scale"] for item in stats}
     found: dict[str, list[str]] = {}
     for result in numbers.results:
-        metric = next(iter(result["metrics"].values()))
-        if BASELINE not in metric["strata"]:
+        anchor = numbers.further[result["task"]].get("calibration")
+        if anchor is None:
             continue
-        scale = metric["scale"]
-        small, large = metric["strata"][BASELINE]["quality_small"]["value"] / scale, metric["large"]["value"] / scale
+        scale = next(iter(result["metrics"].values()))["scale"]
+        small, large = anchor[0] / scale, anchor[1] / scale
         reasons = []
         if small <= NO_QUALITY:
             reasons.append("S at the floor")

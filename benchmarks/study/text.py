@@ -20,10 +20,10 @@ from measures import (
     without,
 )
 
-from catsweep.comparing import ALPHA
+from catsweep.comparing import ALPHA, excludes_zero, is_clear
 from catsweep.report.comparison import macro_rows, percent_interval, points_interval, spent_rows
 from catsweep.report.gain import GAIN_NOTE, gain_rows
-from catsweep.report.tables import MISSING, excludes_zero
+from catsweep.report.tables import MISSING
 from catsweep.report.verdicts import macro_verdict
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
@@ -177,7 +177,7 @@ def limits(numbers: Numbers) -> str:
     lines = []
     to_xent, to_dist = (compared(numbers, "audc", name)["macro"].get(CAT) for name in (BASELINE, DISTILLATION))
     if to_xent is not None:
-        own = sorted(to_xent["kinds"].items(), key=lambda item: item[1]["value"])
+        own = sorted(to_xent["kinds"].items(), key=lambda item: in_order(item[0]))
         groups: dict[str, list[str]] = {"clearly better": [], "not clearly different": [], "clearly worse": []}
         for kind, item in own:
             clear = excludes_zero(item["lower"], item["upper"])
@@ -219,7 +219,9 @@ def lost(numbers: Numbers, reference: str) -> list[str]:
         for result in numbers.tasks
     }
     names = [
-        name for name, item in found.items() if item is not None and item["upper"] is not None and item["upper"] < 0
+        name
+        for name, item in found.items()
+        if item is not None and item["upper"] is not None and item["upper"] < 0 and is_clear(item)
     ]
     return [f"- Tasks that it loses to `{reference}`: {listed(code(names))}."] if names else []
 

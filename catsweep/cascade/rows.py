@@ -72,7 +72,7 @@ class Cascade:
     def curve(self, rule: str) -> Curve:
         """The curve of a deferral rule."""
         return cascade_curve(
-            ids=self.id_hashes,
+            ids=self.signals.ids,  # hashed where they tie, which few do under most rules
             small_statistics=self.small_statistics,
             large_statistics=self.large_statistics,
             uncertainty=self.uncertainty(rule),

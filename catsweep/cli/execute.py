@@ -82,7 +82,7 @@ def refuse_what_does_not_fit(sweep: Sweep, root: Path, cluster: Cluster) -> None
     if storage.place_of(root) is not None:  # an object store has no end
         return
     say("the tasks are read, to see whether the disk has room for what the sweep leaves")
-    plan = make_plan(sweep, root=root, each=functools.partial(map_tasks, cluster=cluster))
+    plan = make_plan(sweep, root=root, map_function=functools.partial(map_tasks, cluster=cluster))
     total = plan.to_json()["total"]
     check_space(root, sweep.spec.name, total["disk_bytes_at_peak"])
 

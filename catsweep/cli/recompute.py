@@ -26,7 +26,7 @@ from catsweep.report.comparison import macro_table
 from catsweep.report.page import write_report
 from catsweep.report.tables import notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json
-from catsweep.spec.cascade import CascadeSpec, PriceCost
+from catsweep.spec.cascade import LEARNED, CascadeSpec, PriceCost
 
 COSTS = "flops, latency, price, or price:A/B/C/D"
 FEW_TASKS = 2
@@ -44,6 +44,13 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
     for task in found[1] if storage.place_of(root) else ():
         damaged_answers(root, name, task)  # which brings them
     other = Recomputation(override(found[0].cascade, rules, costs))
+    if found[0].chain and other.cascade.deferral[0] == LEARNED:
+        expected = (
+            "another rule before it: chains are made under the first one, and the learned rule is fitted for S alone"
+        )
+        raise SpecError(
+            [Problem("command line", "--deferral", "learned as the first rule of a sweep with a chain", expected)]
+        )
     tasks = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     summary = summarise(root, name, compute_all(root, name, tasks, other), other=other)
     write_report(root, name, other)
@@ -53,7 +60,7 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
         return
     rows = results_table(results, summary)
     print_results(render_table(rows))
-    if (over_all := macro_table(summary)) is not None:
+    if (over_all := macro_table(summary, rows[0].cost_unit if rows else "FLOPs")) is not None:
         output.print()
         print_results(over_all)
     show_rules(results)

@@ -97,7 +97,7 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
     print_results(render_table(rows))
-    if (over_all := macro_table(summary)) is not None:
+    if (over_all := macro_table(summary, rows[0].cost_unit if rows else "FLOPs")) is not None:
         output.print()
         print_results(over_all)
     chains = chain_rows(results)

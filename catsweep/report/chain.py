@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from catsweep.report.tables import excludes_zero, interval, number, percent
+from catsweep.comparing import excludes_zero
+from catsweep.report.tables import interval, number, percent
 from catsweep.spec.base import Json
 
 
@@ -50,9 +51,9 @@ def chain_rows(results: list[Json]) -> list[ChainRow]:
 
 
 CHAIN_NOTE = (
-    "Chains: quality on test (and cost there, as a share of L alone) of each chain of models, at thresholds that are best on "
-    "calibration within the cost; mean over seeds. chain − pair: the chain of all models minus the pair that is best on "
-    "calibration."
+    "Chains: quality on test of each chain of models (and its FLOPs, as a share of L alone's, whatever the sweep's cost models: "
+    "models between S and L have no price), at thresholds that are best on calibration within the cost; mean over seeds. "
+    "chain − pair: the chain of all models minus the pair that is best on calibration."
 )
 
 
@@ -60,7 +61,7 @@ def render_chains(rows: list[ChainRow]) -> Table:
     """The rows for a terminal: the chain of all models, every pair, and the difference to the best one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     systems = [name for name in rows[0].systems if " -> " in name]
-    for name in ("task\n stratum", "cost", *systems, "chain − pair"):
+    for name in ("task\n stratum", "FLOPs", *systems, "chain − pair"):
         table.add_column(name, justify="left" if "task" in name else "right", overflow="fold")
     for row in rows:
         by_name = dict(zip(row.systems, row.cells, strict=True))

@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from catsweep.comparing import PRIMARY
+from catsweep.comparing import PRIMARY, excludes_zero
 from catsweep.report.lines import MIN_MACRO_TASKS
-from catsweep.report.tables import MISSING, excludes_zero, interval, percent, percent_points
+from catsweep.report.tables import MISSING, interval, percent, percent_points
 from catsweep.report.verdicts import quality_kind
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
@@ -42,14 +42,15 @@ def _macro_row(stratum: str, macro: Json, rank: float | None) -> dict[str, Any]:
     }
 
 
-def macro_table(summary: Json) -> Table | None:
-    """The macro rows for a terminal of 80 columns; None with fewer than two tasks, of which there is nothing to say."""
+def macro_table(summary: Json, cost_unit: str) -> Table | None:
+    """The macro rows for a terminal of 80 columns; None with fewer than two tasks, of which there is nothing to say.
+    cost_unit: what is saved."""
     rows = [row for row in macro_rows(summary) if row["num_tasks"] > 1]
     if not rows:
         return None
     table = Table(box=None, pad_edge=False, header_style="bold", title="over all tasks", title_justify="left")
     table.add_column("stratum", overflow="fold")
-    for name in (f"audc −\n{BASELINE}, %", "won/tied\n/lost", "rank", "FLOPs\nsaved", "p\n(Holm)"):
+    for name in (f"audc −\n{BASELINE}, %", "won/tied\n/lost", "rank", f"{cost_unit}\nsaved", "p\n(Holm)"):
         table.add_column(name, justify="right")
     for row in rows:
         colour = {"good": "bold green", "bad": "bold red"}.get(row["kind"], "")
@@ -96,7 +97,12 @@ def spent_rows(budget: Json) -> list[dict[str, str]]:
     flops = None if any(large[name] is None for name in names) else sum(large[name] for name in names)
     blank = dict.fromkeys(("trials", "steps", "rungs", "stopped"), MISSING)
     text = MISSING if flops is None else f"{amount(flops)}FLOPs"
-    return [*rows, {"stratum": "L, fine-tune and pass", **blank, "spent": f"{large['num_steps']:,}", "flops": text}]
+    further = large.get("num_models", 1) - 1
+    name = "L" if not further else f"L and {further} more"
+    return [
+        *rows,
+        {"stratum": f"{name}, fine-tune and pass", **blank, "spent": f"{large['num_steps']:,}", "flops": text},
+    ]
 
 
 def amount(value: float) -> str:

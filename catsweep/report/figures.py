@@ -171,6 +171,12 @@ def _draw_deferral(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, An
 def _draw_cost(axes: Axes, lines: CurveLines, styles: dict[str, dict[str, Any]]) -> None:
     _draw(axes, lines, styles, lines.cost_share)
     axes.plot(
+        lines.random_cost_share, lines.random_quality, color=GREY, linestyle=(0, (1, 1.5)), label=lines.random_label
+    )
+    axes.plot(
+        lines.oracle_cost_share, lines.oracle_quality, color=GREY, linestyle="-", linewidth=1, label=lines.oracle_label
+    )
+    axes.plot(
         lines.router_cost_share, lines.router_quality, color=GREY, linestyle=(0, (3, 1, 1, 1)), label=lines.router_label
     )
     axes.axvline(1, color=GREY, linewidth=1)

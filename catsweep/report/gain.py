@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from catsweep.comparing import is_clear
 from catsweep.gain_split import MEASURES, PARTS
 from catsweep.report.comparison import kind_of, points_interval
 from catsweep.report.lines import METRIC_LABELS, MIN_MACRO_TASKS
 from catsweep.report.tables import MISSING, interval, percent
+from catsweep.report.verdicts import quality_kind
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
@@ -58,7 +60,10 @@ def gain_rows(results: list[Json], summary: Json) -> list[GainRow]:
             for measure in MEASURES:
                 found = [split[measure][part] for part in PARTS]
                 cells = [
-                    (interval(item["value"], item["lower"], item["upper"], metric["scale"], sign=True), kind_of(item))
+                    (
+                        interval(item["value"], item["lower"], item["upper"], metric["scale"], sign=True),
+                        quality_kind(item["value"], is_clear(item)),
+                    )
                     for item in found
                 ]
                 label = METRIC_LABELS.get(name, name)

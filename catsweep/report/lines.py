@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from catsweep.cascade.lines import random_line, router_cost
 from catsweep.cascade.table import Summary
+from catsweep.comparing import excludes_zero
 from catsweep.curves import first_metric
-from catsweep.report.tables import ResultRow, excludes_zero, first_unit
+from catsweep.report.tables import ResultRow, first_unit
 from catsweep.spec.base import Json
 
 MACRO = "all tasks (macro)"
@@ -58,6 +61,8 @@ class CurveLines:
     router_cost_share: list[float]
     router_quality: list[float]
     router_label: str
+    random_cost_share: list[float]
+    oracle_cost_share: list[float]
     cost_label: str = "mean FLOPs a query (L alone = 1)"
 
     def num_within_large_cost(self, stratum: str) -> int:
@@ -108,6 +113,8 @@ def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | No
         router_cost_share=curve["router_cost_share"],
         router_quality=_drawn(curve["quality"]),
         router_label=f"router ({reference})",
+        random_cost_share=_straight(curve["cost_share"]),
+        oracle_cost_share=curve["oracle_cost_share"],
         cost_label=f"mean {first_unit(result)} a query (L alone = 1)",
     )
 
@@ -123,6 +130,8 @@ def cost_lines(result: Json, kind: str) -> CurveLines:
         lines,
         cost_share={stratum: cost["cost_share"] for stratum, cost in costs.items()},
         router_cost_share=costs[reference]["router_cost_share"],
+        random_cost_share=_straight(costs[reference]["cost_share"]),
+        oracle_cost_share=costs[reference]["oracle_cost_share"],
         cost_label=f"mean {costs[reference]['unit']} a query (L alone = 1)",
     )
 
@@ -146,6 +155,8 @@ def table_lines(summary: Summary, *, title: str) -> CurveLines:
         router_cost_share=(router_cost(curve) / unit).tolist(),
         router_quality=curve.quality.tolist(),
         router_label="router",
+        random_cost_share=_straight((curve.cost / unit).tolist()),
+        oracle_cost_share=(summary.oracle.cost / unit).tolist(),
         cost_label="mean cost a query (L alone = 1)",
     )
 
@@ -153,6 +164,11 @@ def table_lines(summary: Summary, *, title: str) -> CurveLines:
 def _unit(lowest: float, scale: float) -> str:
     """The range of a quality, unless it is that of a share."""
     return "" if (lowest, scale) == (0, 1) else f" ({lowest:.0f} to {scale:.0f})"
+
+
+def _straight(costs: list[float]) -> list[float]:
+    """Mean costs where the deferred queries are drawn at random: between the ends each query more costs the same."""
+    return [float(cost) for cost in np.linspace(costs[0], costs[-1], len(costs))]
 
 
 def _drawn(values: list[float | None]) -> list[float]:

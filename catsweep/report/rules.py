@@ -10,9 +10,10 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from catsweep.comparing import excludes_zero
 from catsweep.curves import first_metric
 from catsweep.deferral import EQUAL_QUALITY, LARGE_QUALITY
-from catsweep.report.tables import MISSING, excludes_zero, interval, number, percent
+from catsweep.report.tables import MISSING, interval, number, percent
 from catsweep.spec.base import Json
 
 CHOSEN = "✓"

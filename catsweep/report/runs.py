@@ -27,6 +27,7 @@ STATUSES: dict[str, RunStatus] = {
 }
 CURVES = ("quality", "cost_share", "small_kept_quality", "large_deferred_quality")
 """Curves that are logged as metrics; points.json has all."""
+NAME_COLUMN = "tags.`mlflow.runName`"
 SHORT_RUN_STEPS = 25
 MAX_VALUE = 5_000
 """Longer values of parameters and tags are cut: tracking servers have limits."""
@@ -266,21 +267,22 @@ def sweep_points(summary: Json, at: float) -> list[Point]:
 def sweep_note(sweep: str, experiment_id: str, tasks: list[str]) -> str:
     """What an experiment's page says about it, in Markdown, with links to its views.
 
-    Runs are sorted by something else than their time: only then MLflow shows children without their parent.
+    Runs are sorted by something else than their time: only then MLflow shows children without their parent. Results and
+    confirmed runs by name: nothing sorts by a test number.
     """
 
-    def link(text: str, role: str, task: str = "", *, key: str, charts: bool = False) -> str:
+    def link(text: str, role: str, task: str = "", *, key: str = NAME_COLUMN, charts: bool = False) -> str:
         query = f"tags.`catsweep.role` = '{role}'" + (f" and tags.`catsweep.task` = '{task}'" if task else "")
         mode = "&compareRunsMode=CHART" if charts else ""
-        place = f"orderByKey={quote(key, safe='')}&orderByAsc=false&searchFilter={quote(query, safe='')}{mode}"
+        order = f"orderByKey={quote(key, safe='')}&orderByAsc={'true' if key == NAME_COLUMN else 'false'}"
+        place = f"{order}&searchFilter={quote(query, safe='')}{mode}"
         return f"[{text}](#/experiments/{experiment_id}/runs?workflowType=machine_learning&{place})"
 
-    audc, objective = "metrics.`test/audc`", "metrics.`validation/objective`"
+    objective = "metrics.`validation/objective`"
     lines = [
-        f"Sweep **{sweep}** of catsweep: {link('results', 'curves', key=audc)}, "
-        f"{link('confirmed runs', 'confirm', key=audc)}, {link('winners', 'winner', key=objective)}, "
-        f"{link('search trials', 'trial', key=objective)}; curves of "
-        + ", ".join(link(task, "curves", task, key=audc, charts=True) for task in tasks),
+        f"Sweep **{sweep}** of catsweep: {link('results', 'curves')}, {link('confirmed runs', 'confirm')}, "
+        f"{link('winners', 'winner', key=objective)}, {link('search trials', 'trial', key=objective)}; curves of "
+        + ", ".join(link(task, "curves", task, charts=True) for task in tasks),
         "The step of curves is the share of deferred queries in percent. To filter by hand, sort by another column than "
         "Created: else MLflow hides runs below their parent.",
     ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from catsweep.comparing import equal_quality, is_large_better, realised
+from catsweep.comparing import equal_quality, is_clear, realised
 from catsweep.curves import first_metric, with_macros
 from catsweep.deferral import EQUAL_QUALITY, LARGE_QUALITY
 from catsweep.macro import METRIC
@@ -104,11 +105,11 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
     strata = sorted(metric["strata"], key=lambda stratum: (stratum != baseline, stratum))
     large = metric["large"]["value"]
     saved = equal_quality(result)
-    is_way_to_go = baseline in metric["strata"] and is_large_better(result)
     rows = []
     for stratum in strata:
         found, facts = metric["strata"][stratum], result["strata"][stratum]
-        at_large = realised(found["rules"][rule], LARGE_QUALITY) if is_way_to_go else None
+        by_seed = realised(found["rules"][rule], LARGE_QUALITY)
+        at_large = np.mean(list(by_seed.values()), axis=0).tolist() if by_seed else None
         share, quality = saved.get(stratum, (None, None))
         difference = found.get("difference") or {"value": None, "lower": None, "upper": None}
         vs_baseline, vs_large = (found.get("savings", {}).get(name) or {} for name in (EQUAL_QUALITY, LARGE_QUALITY))
@@ -131,7 +132,7 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 difference=difference["value"],
                 difference_lower=difference["lower"],
                 difference_upper=difference["upper"],
-                differs=excludes_zero(difference["lower"], difference["upper"]) and difference["num_seeds"] > 1,
+                differs=None if difference["lower"] is None else is_clear(difference),
                 flops_saved_vs_baseline=share,
                 quality_vs_baseline=quality,
                 saved_at_large_quality=None if at_large is None else 1 - at_large[0],
@@ -152,11 +153,6 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
             )
         )
     return rows
-
-
-def excludes_zero(lower: float | None, upper: float | None) -> bool | None:
-    """Whether an interval lies on one side of 0; None where there is no interval."""
-    return None if lower is None or upper is None else lower > 0 or upper < 0
 
 
 def _defers_all(runs: list[Json], point: str) -> bool:

@@ -18,6 +18,7 @@ from catsweep.cascade.metrics import metric_of
 from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import StorageError
 from catsweep.records import SECOND_OBJECTIVE, TrialRecord, read_json, read_rows, write_json, write_record
+from catsweep.spec.cascade import objective_cost
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.search import BASELINE, AudcObjective, CostAtQualityObjective, ObjectiveSpec
 from catsweep.spec.sweep import SweepSpec
@@ -99,5 +100,12 @@ def _curve(folder: Path, task: TaskSpec | MixtureSpec, record: TrialRecord, spec
     large = read_rows(folder.parent / "cache" / "answers" / answers / "rows.parquet", "validation")
     small = read_rows(folder / record.trial_id / "rows.parquet", "validation")
     shapes = ModelShape.from_dict(record.small_shape), ModelShape.from_dict(record.large_shape)
-    cascade = make_cascade(small, large, metric_of(task.metric_list[0]), small_shape=shapes[0], large_shape=shapes[1])
+    cascade = make_cascade(
+        small,
+        large,
+        metric_of(task.metric_list[0]),
+        small_shape=shapes[0],
+        large_shape=shapes[1],
+        costs=[objective_cost(spec.cascade)],
+    )
     return cascade.curve(spec.cascade.deferral[0])

@@ -43,7 +43,7 @@ def test_the_primary_endpoint_stands_first_and_is_marked() -> None:
 
 
 def test_a_terminal_of_80_columns_shows_the_macro_rows_on_a_line_each() -> None:
-    table = macro_table(SUMMARY)
+    table = macro_table(SUMMARY, "FLOPs")
     assert table is not None
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
@@ -61,7 +61,7 @@ def test_a_terminal_of_80_columns_shows_the_macro_rows_on_a_line_each() -> None:
         "0.012",
     ]
     one = {**SUMMARY, "macro": {"dist": macro(0.1, 0.1) | {"num_tasks": 1}}}
-    assert macro_table(one) is None
+    assert macro_table(one, "FLOPs") is None
 
 
 def test_kinds_are_rows_and_a_single_task_has_no_interval() -> None:

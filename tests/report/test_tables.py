@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from catsweep.comparing import excludes_zero
 from catsweep.report.tables import (
     as_json,
-    excludes_zero,
     notes,
     render_table,
     results_table,
@@ -32,12 +32,13 @@ def runs(*costs: tuple[float | None, float | None]) -> list[Json]:
     """A run a seed, with its cost shares at 80% of the gap and at L's quality; what is dearer is a little worse."""
     return [
         {
+            "seed": seed,
             "operating": {
                 name: None if cost is None else {"cost_share": cost, "quality": 0.9 - cost / 10}
                 for name, cost in (("gap>=0.8", at_80), ("gap>=1.0", at_large))
-            }
+            },
         }
-        for at_80, at_large in costs
+        for seed, (at_80, at_large) in enumerate(costs, start=1)
     ]
 
 
@@ -105,7 +106,7 @@ def with_saving(saving: Json, *, quality_small: float = 0.55, at_80: Json | None
     point = {"cost_share": 1.1, "quality": 0.9, "defers_all": False} | (at_80 or {})
     own = found | {
         "quality_small": value(quality_small, 0.01),
-        "rules": {"mean": [{"operating": {"gap>=0.8": point, "gap>=1.0": point}}] * 2},
+        "rules": {"mean": [{"seed": seed, "operating": {"gap>=0.8": point, "gap>=1.0": point}} for seed in (1, 2)]},
         "savings": {"gap>=0.8": saving, "gap>=1.0": None},
     }
     return make_result(**{"cat_xent/either": own})
@@ -143,9 +144,13 @@ def test_the_unit_of_the_first_cost_model_stands_above_what_is_saved() -> None:
     assert str(render_table(rows).columns[5].header) == "dollars\nsaved"
 
 
-def test_nothing_is_saved_on_the_way_to_a_large_model_that_is_not_better() -> None:
-    good = make_result()["metrics"]["accuracy"]["strata"]["xent"] | {"quality_small": value(0.95, 0.01)}
-    for row in results_table([make_result(xent=good)], SUMMARY):
+def test_nothing_is_saved_on_the_way_to_a_large_model_that_is_not_better_on_calibration() -> None:
+    """There are no operating points then (see deferral.operating_points)."""
+    strata = {
+        name: entry | {"rules": {"mean": [{"seed": seed, "operating": {}} for seed in (1, 2)]}}
+        for name, entry in make_result()["metrics"]["accuracy"]["strata"].items()
+    }
+    for row in results_table([make_result(**strata)], SUMMARY):
         assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
 
 
@@ -155,7 +160,7 @@ def test_a_saving_is_unknown_where_one_seed_found_no_threshold_or_the_anchor_is_
     }
     row = results_table([make_result(**{"cat_xent/either": lost})], SUMMARY)[1]
     assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
-    no_gap = lost | {"rules": {"mean": [{"operating": {}}, {"operating": {}}]}}
+    no_gap = lost | {"rules": {"mean": [{"seed": 1, "operating": {}}, {"seed": 2, "operating": {}}]}}
     row = results_table([make_result(**{"cat_xent/either": no_gap})], SUMMARY)[1]
     assert (row.flops_saved_vs_baseline, row.saved_at_large_quality) == (None, None)
 

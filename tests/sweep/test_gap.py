@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,28 @@ def test_the_anchor_is_the_best_small_model_of_the_baseline_and_its_trials_are_j
     assert anchor["quality_small"] == pytest.approx(max(qualities.values()))
     assert anchor["trial_id"] == f"trials/{TASK}/xent/{max(qualities, key=lambda n: qualities[n]):05d}"
     assert winners(search.records, search.spec)[TASK, "xent"].number == min(costs, key=lambda n: costs[n])
+
+
+def test_the_baseline_is_judged_by_the_cost_model_that_judges_the_others(tmp_path: Path) -> None:
+    """Dollars in which an answer of S costs nearly as much as one of L, and a prompt nothing: not in proportion to FLOPs."""
+    small, large = ({"input_per_million": 0, "output_per_million": price} for price in (9, 10))
+    prices = f"cascade.costs=[{{kind: price, small: {json.dumps(small)}, large: {json.dumps(large)}}}]"
+    play(search := open_search(tmp_path, prices))
+    answers = read_rows(tmp_path / "cache" / "answers" / "answers-langid-nordic" / "rows.parquet", "validation")
+    target = read_json(tmp_path / "tiny" / "anchors" / f"{TASK}.json")
+    quality = target["quality_small"] + 0.8 * (target["quality_large"] - target["quality_small"])
+    for number in range(3):
+        folder = tmp_path / "tiny" / "trials" / TASK / "xent" / f"{number:05d}"
+        cascade = make_cascade(
+            read_rows(folder / "rows.parquet", "validation"), answers, get_metric("accuracy"), small_shape=SMALL,
+            large_shape=LARGE, costs=search.spec.cascade.costs,
+        )  # fmt: skip
+        curve = cascade.curve("mean")
+        reached = [cost for cost, value in zip(curve.cost, curve.quality, strict=True) if value >= quality - 1e-9]
+        record = read_record(folder)
+        assert record is not None
+        assert record.objective == pytest.approx(reached[0] / curve.cost_large)
+        assert reached[0] / curve.cost_large > 0.9
 
 
 def test_a_search_that_goes_on_keeps_the_anchor_also_with_a_larger_budget(tmp_path: Path) -> None:
