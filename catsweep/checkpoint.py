@@ -5,9 +5,12 @@ A file that was cut short or changed on storage is never loaded: the run then st
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
+import time
+import uuid
 from pathlib import Path
 
 import torch
@@ -20,6 +23,7 @@ from catsweep import storage
 from catsweep.models import TargetLogits
 from catsweep.sharding import cut_like, local, whole_on_first_rank
 
+LEFTOVER_SECONDS = 600
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.safetensors")
 
 
@@ -38,24 +42,39 @@ def save_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.O
         return
     target = folder / "checkpoint"
     target.mkdir(parents=True, exist_ok=True)
-    for cut in target.glob(".*.safetensors"):  # of a process that was killed
-        cut.unlink(missing_ok=True)
-    temporary = target / f".{step:08d}.safetensors"
+    _remove_leftovers(target)
+    temporary = target / f".{step:08d}.{uuid.uuid4().hex}.safetensors"
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
         whole = temporary.rename(target / f"{step:08d}-{_fingerprint(temporary)}.safetensors")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if (folder / storage.LINES).exists():  # before the checkpoint: whoever goes on behind it has all lines up to it
+        storage.put(folder / storage.LINES)
     storage.put(whole)
     for old in target.glob("[0-9]*.safetensors"):
-        if old != whole:
+        if old.name < whole.name:
             storage.delete(old)
 
 
-def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None) -> int:
-    """Restore the newest whole checkpoint of a run's folder; returns its step, or 0 where there is none."""
-    path = newest_checkpoint(folder)
+def _remove_leftovers(target: Path) -> None:
+    """Files of processes that were killed; a younger one may be another's, of a group that Ray has not ended yet."""
+    for cut in target.glob(".*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - cut.stat().st_mtime > LEFTOVER_SECONDS:
+                cut.unlink()
+
+
+def load_checkpoint(
+    folder: Path, module: TargetLogits, optimizer: torch.optim.Optimizer | None, *, num_ranks: int = 1
+) -> int:
+    """Restore the newest whole checkpoint of a run's folder; returns its step, or 0 where there is none.
+
+    num_ranks: so many call this together, and take the newest that all of them have: on an object store the last one may
+    not have been sent when its node was lost.
+    """
+    path = newest_checkpoint(folder, num_ranks=num_ranks)
     if path is None:
         return 0
     tensors = load_file(path)
@@ -75,14 +94,20 @@ def load_checkpoint(folder: Path, module: TargetLogits, optimizer: torch.optim.O
     return int(path.name[:8])
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The file of the newest checkpoint that is as it was written."""
+def newest_checkpoint(folder: Path, *, num_ranks: int = 1) -> Path | None:
+    """The file of the newest checkpoint that is as it was written, on all ranks that call this together."""
+    whole = []
     for path in sorted((folder / "checkpoint").glob("[0-9]*.safetensors"), reverse=True):
         name = _NAME.fullmatch(path.name)
         if name is not None and _fingerprint(path) == name[2]:
-            return path
-        logging.getLogger("catsweep").warning("%s is damaged, and is not used", path)
-    return None
+            whole.append(path.name)
+        else:
+            logging.getLogger("catsweep").warning("%s is damaged, and is not used", path)
+    if num_ranks > 1:
+        everywhere: list[list[str]] = [[]] * num_ranks
+        dist.all_gather_object(everywhere, whole)
+        whole = [name for name in whole if all(name in names for names in everywhere)]
+    return folder / "checkpoint" / whole[0] if whole else None
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:

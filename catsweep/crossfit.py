@@ -10,7 +10,6 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 from catsweep import storage
 from catsweep.data import TokenSplit
 from catsweep.folds import Folds
-from catsweep.large import LargeModel
+from catsweep.large import LargeModel, held_together, settle
 from catsweep.records import building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.model import FinetuneSpec
@@ -68,26 +67,26 @@ def cross_fit(
         return
     num_folds = len(unit[0].folds)
     for fold in range(num_folds):
-        if first_rank_says(all(is_complete(task.signal) or is_complete(task.part(fold)) for task in unit), workers):
-            continue
         weights = unit[0].part(fold).with_name(digest(["weights", large, num_folds, fold]))
         # Held while it is in use: another sweep's signal may come from the same fold model.
-        with held(weights.with_name(f"{weights.name}.use")) if workers.rank == 0 else nullcontext():
-            barrier(workers)
-            model = make_model()
-            parts = tuple(model.training_data(task.trained, task.folds.trained(fold)) for task in unit)
-            data = parts[0] if rates is None else MixedData(parts, tuple(rates))
-            model.finetune_once(data, finetune, weights)
-            for task in unit:
-                part = task.part(fold)
-                model.make_signal(task.tokens, distribution, part, weights, batch_size, only=task.folds.judged(fold))
+        with held_together(weights.with_name(f"{weights.name}.use"), workers):
+            done = all(is_complete(task.signal) or is_complete(task.part(fold)) for task in unit)
+            if not first_rank_says(done, workers):
+                model = make_model()
+                parts = tuple(model.training_data(task.trained, task.folds.trained(fold)) for task in unit)
+                data = parts[0] if rates is None else MixedData(parts, tuple(rates))
+                model.finetune_once(data, finetune, weights)
+                for task in unit:
+                    judged = task.folds.judged(fold)
+                    model.make_signal(task.tokens, distribution, task.part(fold), weights, batch_size, only=judged)
             if workers.rank == 0:
-                storage.delete(weights)
+                storage.delete(weights)  # also where a kill left them behind a part that stands
             barrier(workers)
     for task in unit:
         if workers.rank == 0:
-            _join(task, distribution)
-    barrier(workers)
+            with held(task.signal.with_name(f"{task.signal.name}.join")):
+                _join(task, distribution)
+        settle(task.signal, workers)
 
 
 def _join(task: Folded, distribution: DistributionSpec | None) -> None:

@@ -198,11 +198,13 @@ def _large_latency(answers: Path) -> Latency:
     return Latency.from_dict(found)
 
 
-def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputation | None = None) -> Json:
+def summarise(
+    root: Path, sweep: str, results: list[Json], *, other: Recomputation | None = None, key: str | None = None
+) -> Json:
     """The comparisons over all tasks (see comparing.compare) and the budget that was spent: summary.json beside the results.
 
     Small tasks are left out, and so are the members of mixtures, which have macro results of their own, unless the sweep is
-    one mixture and no more.
+    one mixture and no more. key: `results_key` before the first of them was computed; None where nothing can have changed.
     """
     found = read_sweep(root / sweep)
     mixtures = [unit for unit in found[1] if isinstance(unit, MixtureSpec)] if found else []
@@ -212,7 +214,7 @@ def summarise(root: Path, sweep: str, results: list[Json], *, other: Recomputati
     left_out = [result["task"] for result in results if is_small(result)]
     summary = {
         "version": RESULTS_VERSION,
-        "key": results_key(root, sweep, other),
+        "key": key or results_key(root, sweep, other),
         **defined(compare(tasks)),
         "budget": budget(results),
         "tasks": [result["task"] for result in tasks],

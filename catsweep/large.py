@@ -6,7 +6,9 @@ Every part is shared among the ranks of a process group; the first rank writes.
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from catsweep.models import (
     load_config,
     model_key,
 )
-from catsweep.records import building, held, is_complete, read_rows, write_rows
+from catsweep.records import building, held, is_complete, read_rows, try_held, write_rows
 from catsweep.served import served_rows, served_signal
 from catsweep.shapes import model_shape
 from catsweep.sharding import shard, whole_weights
@@ -56,6 +58,7 @@ from catsweep.train import MixedData, TrainingData, train
 from catsweep.workers import Workers, barrier, device_name, first_rank_says, peak_memory_bytes, share_of
 
 EVALUATION_SPLITS = ("validation", "calibration", "test")
+LOCK_POLL_SECONDS = 1.0
 
 
 class LargeModel:
@@ -101,11 +104,10 @@ class LargeModel:
 
     def finetune_once(self, data: TrainingData | MixedData, finetune: FinetuneSpec, folder: Path) -> None:
         """Train on the large model's part, where that has not been done; interrupted, it goes on from its checkpoint."""
-        with held(folder) if self.workers.rank == 0 else nullcontext():
-            barrier(self.workers)  # nobody looks before the first rank holds the folder
+        with held_together(folder, self.workers):
             if is_missing(folder, self.workers):
                 self._finetune(data, finetune, folder)
-            barrier(self.workers)
+            settle(folder, self.workers)
 
     def judge(
         self, data: TaskData, task: TaskSpec, spec: SweepSpec, inputs: Inputs, weights: Path | None, *, root: Path
@@ -210,7 +212,22 @@ class LargeModel:
                     found.save(temporary)
                 shutil.rmtree(parts, ignore_errors=True)
             return
+        with held_together(unfinished(folder), self.workers):
+            if is_missing(folder, self.workers):  # another sweep may have made it meanwhile
+                self._pass(tokens, distribution, folder, weights, batch_size, only, held_out)
+            settle(folder, self.workers)
 
+    def _pass(
+        self,
+        tokens: TokenSplit,
+        distribution: DistributionSpec | None,
+        folder: Path,
+        weights: Path | None,
+        batch_size: int,
+        only: IntArray | None,
+        held_out: TokenSplit | None,
+    ) -> None:
+        """The pass of `make_signal` with the model itself."""
         seen = None if self.workers.sharded else unfinished(folder)
 
         def look(tokens: TokenSplit, distribution: DistributionSpec | None, parts: Path | None = None) -> SignalArrays:
@@ -238,7 +255,6 @@ class LargeModel:
             with building(folder, distribution=distribution.to_json() if distribution else None, **facts) as temporary:
                 arrays.save(temporary)
             shutil.rmtree(unfinished(folder), ignore_errors=True)
-        barrier(self.workers)
 
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
         """The rows of validation, calibration and test, shared among the ranks."""
@@ -270,7 +286,7 @@ class LargeModel:
             latency = fit_latency(timings, device=device_name(), batch_size=batch_size)
             with building(folder, latency=latency.to_dict() if latency else None) as temporary:
                 write_rows(temporary / "rows.parquet", pa.concat_tables(tables))
-        barrier(self.workers)
+        settle(folder, self.workers)
 
 
 def unfinished(folder: Path) -> Path:
@@ -310,4 +326,27 @@ def sum_shares(arrays: SignalArrays, workers: Workers, chunk_bytes: int = 1 << 2
 
 def is_missing(folder: Path, workers: Workers) -> bool:
     """Whether a folder has to be made, as the first rank sees it: another sweep may finish it at any time."""
-    return first_rank_says(workers.rank == 0 and not is_complete(folder), workers)
+    missing = first_rank_says(workers.rank == 0 and not is_complete(folder), workers)
+    if not missing:
+        settle(folder, workers)
+    return missing
+
+
+def settle(folder: Path, workers: Workers) -> None:
+    """Wait until the first rank has made a folder; from an object store it is brought to the nodes of the others."""
+    barrier(workers)
+    if workers.rank:
+        is_complete(folder, hashes=False)
+
+
+@contextmanager
+def held_together(folder: Path, workers: Workers) -> Iterator[None]:
+    """Hold a content-addressed folder for all ranks while it is made (see records.held).
+
+    The first rank asks for the lock again and again: to wait for it, for the hours that another sweep's fine-tune takes, would
+    outlast the time that the others' collective may take.
+    """
+    with try_held(folder) as take:
+        while not first_rank_says(workers.rank == 0 and take(), workers):
+            time.sleep(LOCK_POLL_SECONDS)
+        yield

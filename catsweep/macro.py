@@ -5,15 +5,16 @@ Kinds weigh equally, then tasks. Members with few test rows are left out, as in 
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from catsweep import storage
 from catsweep.cascade.compare import macro_weights, percentile_interval, task_difference
 from catsweep.cascade.ragged import FloatArray
+from catsweep.records import write_atomic
 from catsweep.spec.base import Json
 
 METRIC = "macro"
@@ -25,11 +26,10 @@ Draws = Mapping[str, FloatArray]
 
 def save_draws(path: Path, draws: Draws) -> None:
     """Keep a member's draws beside its results."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        arrays: Json = {name.replace("/", "\\"): values for name, values in draws.items()}
-        np.savez(file, **arrays)
-    storage.put(path)
+    buffer = io.BytesIO()
+    arrays: Json = {name.replace("/", "\\"): values for name, values in draws.items()}
+    np.savez(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def load_draws(path: Path) -> Draws:

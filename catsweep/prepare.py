@@ -23,7 +23,7 @@ from catsweep.crossfit import Folded, cross_fit
 from catsweep.data import TaskData, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
 from catsweep.inputs import Inputs, chain_inputs, read_inputs
-from catsweep.large import EVALUATION_SPLITS, LargeModel
+from catsweep.large import EVALUATION_SPLITS, LargeModel, settle
 from catsweep.models import (
     load_config,
     model_key,
@@ -148,7 +148,7 @@ def write_data(inputs: Inputs, task: TaskSpec, spec: SweepSpec, *, root: Path, w
             max_target_tokens=spec.training.max_target_tokens,
             noise=spec.data.label_noise,
         )
-    barrier(workers)
+    settle(folder, workers)
     data = TaskData(folder)
     _check_lengths(data, task, spec, inputs.tokenizer)
     return data

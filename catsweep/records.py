@@ -21,10 +21,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +75,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         if is_out_of_space(error):
             raise StorageError(f"{path} could not be written: {NO_SPACE}") from error
         raise
-    storage.put(path)
+    storage.put_bytes(path, raw)  # not what lies there now: another process may have brought an older one
 
 
 def write_json(path: Path, value: object) -> None:
@@ -120,8 +120,15 @@ def _move_into_place(temporary: Path, folder: Path) -> None:
     except OSError:
         with held(folder.with_name(f"{folder.name}.damaged")):
             if not _is_whole(folder, hashes=True):
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
+                aside = temporary.with_name(f"{temporary.name}.damaged")
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(aside)
+                try:
+                    temporary.rename(folder)
+                except OSError:
+                    if not _is_whole(folder, hashes=True):  # else somebody's came between the two lines
+                        raise
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -130,10 +137,29 @@ def held(folder: Path) -> Iterator[None]:
 
     The lock is the kernel's, so that it ends with the process that holds it, also when that is killed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+    with _lock_file(folder) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def try_held(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Yields what tries to hold the folder, without waiting, and says whether it does."""
+    with _lock_file(folder) as file:
+
+        def take() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield take
+
+
+def _lock_file(folder: Path) -> TextIO:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder.with_name(f".{folder.name}.lock").open("w")
 
 
 def is_complete(folder: Path, *, hashes: bool = True) -> bool:

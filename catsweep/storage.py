@@ -9,6 +9,7 @@ need none: what is half-written stays in the mirror. With a root that is a folde
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ MIRRORS = "catsweep-mirrors"
 """The folder of all mirrors of a machine: below CATSWEEP_MIRROR, else below the folder for temporary files."""
 NOT_PULLED = ("checkpoint", "model", "logs")
 """Folders of a sweep that only the run itself needs."""
+LINES = "steps.jsonl"
+"""The file of a run to which its process appends."""
 ATTEMPTS = 6
 """So often is a request tried; the pauses between are 0.5, 1, 2, 4 and 8 seconds."""
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.*)")
@@ -94,8 +97,27 @@ def exists(path: Path) -> bool:
 
 def put(path: Path) -> None:
     """Send a whole file to the store."""
-    if (place := place_of(path)) is not None:
-        _patiently(place, "written", functools.partial(_upload, path, place))
+    _send(path, lambda: path.open("rb"))
+
+
+def put_bytes(path: Path, data: bytes) -> None:
+    """Send the content of a file that was just written."""
+    _send(path, functools.partial(io.BytesIO, data))
+
+
+def read(path: Path) -> bytes | None:
+    """The content of a file as it is on the store, where the mirror's copy is left alone; None where there is no file."""
+    place = place_of(path)
+    if place is None:
+        return path.read_bytes() if path.exists() else None
+    if _info(place).type != fs.FileType.File:
+        return None
+
+    def content() -> bytes:
+        with place.filesystem.open_input_stream(place.path) as stream:
+            return bytes(stream.read())
+
+    return _patiently(place, "read", content)
 
 
 def put_folder(folder: Path, *, last: str | None = None) -> None:
@@ -117,8 +139,7 @@ def get(path: Path) -> bool:
     if info.type != fs.FileType.File:
         path.unlink(missing_ok=True)
         return False
-    _patiently(place, "read", functools.partial(_download, path, place, info))
-    return True
+    return _bring(path, place, info)
 
 
 def get_folder(folder: Path, *, skip: Iterable[str] = (), exact: bool = False) -> int:
@@ -136,11 +157,10 @@ def get_folder(folder: Path, *, skip: Iterable[str] = (), exact: bool = False) -
         name = info.path[len(place.path) :].lstrip("/")
         if info.type == fs.FileType.File and not set(name.split("/")[:-1]) & set(skip):
             wanted[folder / name] = info
-    changed = [path for path, info in wanted.items() if not _is_same(path, info)]
+    changed = [path for path, info in wanted.items() if not _is_same(path, info) and not _is_ahead(path, info)]
 
     def bring(path: Path) -> None:
-        own = Place(place.filesystem, wanted[path].path, place.uri)
-        _patiently(own, "read", functools.partial(_download, path, own, wanted[path]))
+        _bring(path, Place(place.filesystem, wanted[path].path, place.uri), wanted[path])
 
     _side_by_side(bring, changed)
     if exact:
@@ -230,15 +250,44 @@ def _is_same(path: Path, info: Any) -> bool:
     return bool(facts.st_size == info.size and facts.st_mtime_ns == info.mtime_ns and is_old)
 
 
-def _upload(path: Path, place: Place) -> None:
+def _is_ahead(path: Path, info: Any) -> bool:
+    """Whether the mirror has lines of a run on this machine that were not sent yet: they are appended, never taken away."""
+    return path.name == LINES and path.exists() and path.stat().st_size > info.size
+
+
+def _send(path: Path, source: Callable[[], BinaryIO]) -> None:
+    """In a thread: a signal to the main thread, which would publish half a file, waits until it is sent."""
+    if (place := place_of(path)) is not None:
+        _side_by_side(lambda _: _patiently(place, "written", functools.partial(_upload, source, place)), [path])
+
+
+def _upload(source: Callable[[], BinaryIO], place: Place) -> None:
     """A stream that breaks off leaves nothing, or a file whose hash is not the one that its manifest or record names."""
+    with source() as file:
+        _write(file, place)
+
+
+def _write(file: BinaryIO, place: Place) -> None:
     if place.filesystem.type_name not in ("s3", "gcs"):  # others have folders
         place.filesystem.create_dir(place.path.rsplit("/", 1)[0], recursive=True)
     stream = place.filesystem.open_output_stream(place.path)
-    with path.open("rb") as file:
-        while block := file.read(8 << 20):
-            stream.write(block)
+    while block := file.read(8 << 20):
+        stream.write(block)
     stream.close()
+
+
+def _bring(path: Path, place: Place, info: Any) -> bool:
+    """Bring a file of which this is known; returns whether it was there. Where another version lies there meanwhile, or none,
+    the next attempt asks anew."""
+    known = [info]
+
+    def attempt() -> bool:
+        found = known.pop() if known else place.filesystem.get_file_info(place.path)
+        if found.type == fs.FileType.File:
+            _download(path, place, found)
+        return bool(found.type == fs.FileType.File)
+
+    return _patiently(place, "read", attempt)
 
 
 def _download(path: Path, place: Place, info: Any) -> None:

@@ -44,7 +44,7 @@ from mlflow.exceptions import MlflowException
 from catsweep import storage
 from catsweep.curves import result_names, results_on_storage, with_macros
 from catsweep.errors import CatsweepError
-from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
+from catsweep.records import TrialRecord, held, read_json, read_records, read_sweep, write_json
 from catsweep.redact import redact
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import all_strata, curve_lines
@@ -115,7 +115,8 @@ def prepare_store(uri: str) -> None:
         if "out-of-date" not in str(error):
             text = f"{path} is no usable MLflow database ({_first_line(error)}); move it away and log again"
             raise CatsweepError(text) from None
-        _migrate(uri, path)
+        with held(path):  # a second process waits, and finds it done
+            _migrate(uri, path)
 
 
 def probe_store(uri: str) -> None:
@@ -129,7 +130,12 @@ def probe_store(uri: str) -> None:
 
 
 def _migrate(uri: str, path: Path) -> None:
-    copy = path.with_name(f"{path.name}.before-upgrade")
+    with contextlib.suppress(Exception):
+        MlflowClient(uri).search_experiments(max_results=1)
+        return
+    # A copy that is there may be the only whole one: an upgrade that was killed has left half a database.
+    copies = (path.with_name(f"{path.name}.before-upgrade{number}") for number in ("", *range(2, 1000)))
+    copy = next(one for one in copies if not one.exists())
     shutil.copy2(path, copy)
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

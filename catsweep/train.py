@@ -175,7 +175,7 @@ def train(
     optimizer = make_optimizer(module, spec)
     order = data.order(spec.batch_size, seed)
     every = max(1, spec.steps // LOGGED_STEPS)
-    done = load_checkpoint(folder, module, optimizer) if folder else 0
+    done = load_checkpoint(folder, module, optimizer, num_ranks=workers.size) if folder else 0
     module.train()
     watch = KeptShareWatch(spec.loss.kind, spec.steps)
     if done in evaluate_at and folder and not first_rank_says(was_evaluated(folder, done), workers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,11 @@ def test_a_full_disk_leaves_the_older_checkpoint_as_it_was(tmp_path: Path) -> No
 def test_what_a_killed_process_left_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
     module, optimizer = model()
     (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / ".00000002.safetensors").write_bytes(b"half")
+    old, young = (tmp_path / "checkpoint" / f".00000002.{name}.safetensors" for name in ("old", "young"))
+    for half in (old, young):  # the young one may be that of a process which has not ended yet
+        half.write_bytes(b"half")
+    os.utime(old, (0, 0))
     assert load_checkpoint(tmp_path, module, optimizer) == 0
     save_checkpoint(tmp_path, module, optimizer, 3)
-    assert [path.name[:9] for path in (tmp_path / "checkpoint").iterdir()] == ["00000003-"]
+    assert [path.name[:9] for path in (tmp_path / "checkpoint").iterdir() if path != young] == ["00000003-"]
+    assert young.exists()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from faults import flip
 from object_store import Proxy, s3_server, uri
 
 from catsweep import storage
+from catsweep.checkpoint import newest_checkpoint, save_checkpoint
 from catsweep.damage import set_aside_damaged
 from catsweep.errors import StorageError
+from catsweep.models import TargetLogits
 from catsweep.records import (
     MANIFEST,
     TrialRecord,
@@ -130,6 +135,72 @@ def test_a_damaged_object_counts_as_missing_and_is_made_again(nodes: tuple[Path,
     make(there)
     assert is_complete(there / "cache" / "x")
     assert is_complete(here / "cache" / "x")
+
+
+def test_lines_that_were_not_sent_yet_stay_where_others_bring_the_folder(nodes: tuple[Path, Path]) -> None:
+    here, there = nodes
+    trial = Path("s") / "trials" / "a" / "xent" / "00000"
+    (here / trial).mkdir(parents=True)
+    append_step(here / trial, 1, {"train/loss": 2.0}, at=0.0)
+    storage.put(here / trial / "steps.jsonl")
+    append_step(here / trial, 2, {"train/loss": 1.0}, at=0.0)  # of a run that goes on, or whose process was killed
+    storage.pull_sweep(here, "s")
+    assert [line["step"] for line in read_steps(here / trial)] == [1, 2]
+    storage.pull_sweep(there, "s")
+    assert [line["step"] for line in read_steps(there / trial)] == [1]
+
+
+def test_a_checkpoint_is_sent_behind_the_lines_up_to_it(nodes: tuple[Path, Path]) -> None:
+    here, there = nodes
+    trial = Path("s") / "trials" / "a" / "xent" / "00000"
+    (here / trial).mkdir(parents=True)
+    module = TargetLogits(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    append_step(here / trial, 5, {"train/loss": 2.0}, at=0.0)
+    save_checkpoint(here / trial, module, None, 5)
+    storage.get_folder(there / trial)
+    assert [line["step"] for line in read_steps(there / trial)] == [5]
+    assert newest_checkpoint(there / trial) is not None
+
+
+def test_what_is_written_is_sent_and_not_what_another_process_brought_in_its_place(
+    nodes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = nodes
+    write_json(here / "decision.json", {"step": 100})
+    sent = storage.put_bytes
+
+    def after_another_brought_the_older_one(path: Path, data: bytes) -> None:
+        assert storage.get(path)
+        sent(path, data)
+
+    monkeypatch.setattr(storage, "put_bytes", after_another_brought_the_older_one)
+    write_json(here / "decision.json", {"step": 200})
+    assert json.loads(storage.read(there / "decision.json") or b"") == {"step": 200}
+    assert not (there / "decision.json").exists(), "read past the mirror"
+    assert storage.read(here / "nothing.json") is None
+
+
+def test_a_file_that_grew_or_went_since_the_folder_was_listed_is_no_error(
+    nodes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = nodes
+    for name in ("grows", "goes"):
+        write_json(here / "s" / f"{name}.json", [1])
+    downloaded, changed = storage._download, set[str]()
+
+    def once_changed(path: Path, place: storage.Place, info: Any) -> None:
+        if path.name not in changed:
+            changed.add(path.name)
+            if path.name == "grows.json":
+                write_json(here / "s" / path.name, [1, 2, 3])
+            else:
+                storage.delete(here / "s" / path.name)
+        downloaded(path, place, info)
+
+    monkeypatch.setattr(storage, "_download", once_changed)
+    storage.get_folder(there / "s")
+    assert read_json(there / "s" / "grows.json") == [1, 2, 3]
+    assert not (there / "s" / "goes.json").exists()
 
 
 def test_a_driver_elsewhere_sees_the_records_and_only_what_it_needs(nodes: tuple[Path, Path]) -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from catsweep import storage
 from catsweep.cli.console import errors, warn
-from catsweep.curves import result_names, results_on_storage, results_up_to_date, summarise
+from catsweep.curves import result_names, results_key, results_on_storage, results_up_to_date, summarise
 from catsweep.mixture import prepare_unit
 from catsweep.plan import make_plan
 from catsweep.prepare import check_sources
@@ -27,7 +27,7 @@ from catsweep.retention import check_space
 from catsweep.spec.base import Json
 from catsweep.spec.load import Sweep
 from catsweep.sweep.cluster import Cluster, ForeignLines
-from catsweep.sweep.driver import SweepResult, run_sweep
+from catsweep.sweep.driver import SweepResult, holding, run_sweep
 from catsweep.sweep.jobs import compute_on_a_node, map_tasks
 from catsweep.sweep.progress import Event
 from catsweep.trial import run_trial
@@ -67,12 +67,13 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool
             take_over=take_over,
             before_start=functools.partial(refuse_what_does_not_fit, sweep, root),
         )
-        write_json(root / name / "command.json", {"run": command})
-        say("all runs have ended: curves of every task")
-        results, summary = compute_curves(root, name, cluster, logging.log_task)
-        failed = failures(result)
-        say("report, and what MLflow does not have yet")
-        complete = logging.log_results(results, summary, failed=bool(failed))
+        with holding(root / name, take_over=take_over):
+            write_json(root / name / "command.json", {"run": command})
+            say("all runs have ended: curves of every task")
+            results, summary = compute_curves(root, name, cluster, logging.log_task)
+            failed = failures(result)
+            say("report, and what MLflow does not have yet")
+            complete = logging.log_results(results, summary, failed=bool(failed))
     return Execution(failed, complete and not failed)
 
 
@@ -88,8 +89,11 @@ def refuse_what_does_not_fit(sweep: Sweep, root: Path, cluster: Cluster) -> None
 
 
 def recompute(name: str, *, root: Path, uri: str) -> tuple[list[Json], Json]:
-    """Compute all curves of a sweep again, log and report them."""
+    """Compute all curves of a sweep again, log and report them. Raises StorageError where there is none, or where a driver runs
+    it."""
+    existing_sweep(root / name)
     with (
+        holding(root / name),
         Cluster(root / name / "logs") as cluster,
         contextlib.redirect_stdout(ForeignLines()),
         Logging(uri, root, name) as logging,
@@ -107,11 +111,12 @@ def compute_curves(
     on_task: called with each task's results as soon as they are computed."""
     if not again and results_up_to_date(root, name):
         return results_on_storage(root, name)
+    key = results_key(root, name)  # of what is there before anything is computed: runs may end meanwhile
     found = existing_sweep(root / name)
     prepared = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
     results = map_tasks(functools.partial(compute_on_a_node, root, name), prepared, cluster=cluster, on_result=on_task)
     storage.get_folder(root / name / "curves")
-    return results, summarise(root, name, results)
+    return results, summarise(root, name, results, key=key)
 
 
 class Logging:

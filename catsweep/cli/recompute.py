@@ -18,7 +18,15 @@ from catsweep import storage
 from catsweep.cascade.rules import parse_rule
 from catsweep.cli.console import output, print_results
 from catsweep.cli.run import show_rules
-from catsweep.curves import Recomputation, compute_task, result_names, results_folder, results_on_storage, summarise
+from catsweep.curves import (
+    Recomputation,
+    compute_task,
+    result_names,
+    results_folder,
+    results_key,
+    results_on_storage,
+    summarise,
+)
 from catsweep.damage import damaged_answers
 from catsweep.errors import Problem, SpecError
 from catsweep.records import existing_sweep, storage_root
@@ -52,7 +60,8 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
             [Problem("command line", "--deferral", "learned as the first rule of a sweep with a chain", expected)]
         )
     tasks = [task for task in result_names(found[1]) if (root / name / "prepared" / f"{task}.json").exists()]
-    summary = summarise(root, name, compute_all(root, name, tasks, other), other=other)
+    key = results_key(root, name, other)
+    summary = summarise(root, name, compute_all(root, name, tasks, other), other=other, key=key)
     write_report(root, name, other)
     results = results_on_storage(root, name, other)[0]
     if as_json:

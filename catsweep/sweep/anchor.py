@@ -17,7 +17,7 @@ from catsweep.cascade.curve import Curve
 from catsweep.cascade.metrics import metric_of
 from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import StorageError
-from catsweep.records import SECOND_OBJECTIVE, TrialRecord, read_json, read_rows, write_json, write_record
+from catsweep.records import SECOND_OBJECTIVE, TrialRecord, is_complete, read_json, read_rows, write_json, write_record
 from catsweep.spec.cascade import objective_cost
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.search import BASELINE, AudcObjective, CostAtQualityObjective, ObjectiveSpec
@@ -97,7 +97,9 @@ def _curve(folder: Path, task: TaskSpec | MixtureSpec, record: TrialRecord, spec
     """The validation curve of a finished trial."""
     assert not isinstance(task, MixtureSpec), "space.check_search refuses a gap with a mixture"
     answers = read_json(folder / "prepared" / f"{task.task}.json")["keys"]["answers"]
-    large = read_rows(folder.parent / "cache" / "answers" / answers / "rows.parquet", "validation")
+    answers_folder = folder.parent / "cache" / "answers" / answers
+    is_complete(answers_folder, hashes=False)  # which brings it from an object store: another node has made it
+    large = read_rows(answers_folder / "rows.parquet", "validation")
     small = read_rows(folder / record.trial_id / "rows.parquet", "validation")
     shapes = ModelShape.from_dict(record.small_shape), ModelShape.from_dict(record.large_shape)
     cascade = make_cascade(

@@ -129,11 +129,25 @@ def _run(
         preparation = Preparation([*search.unfinished_tasks, *again], spec, prepare_task, root)
         searcher = SweepSearcher(search, preparation, cluster, progress)
         while not searcher.may_start(wait_seconds=0.5) and not search.finished:
-            pass
+            _stop_if_lost(search)
         if not search.finished:
             tune_search(searcher, run_trial, root)
         while preparation.num_unfinished:
             searcher.may_start(wait_seconds=0.5)
+            _stop_if_lost(search)
+
+
+def _stop_if_lost(search: Search) -> None:
+    """Raises what another thread has found: that a driver elsewhere took over."""
+    if search.error:
+        raise search.error
+
+
+@contextmanager
+def holding(folder: Path, *, take_over: bool = False) -> Iterator[None]:
+    """Hold a sweep whose runs have ended while its results are computed and logged. Raises StorageError."""
+    with only_driver(folder), beating(folder, lambda error: None, take_over=take_over):
+        yield
 
 
 def _result(search: Search) -> SweepResult:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from catsweep import storage
 from catsweep.errors import StorageError
-from catsweep.records import read_json, write_json
+from catsweep.records import write_json
 
 BEAT_SECONDS = 10.0
 """Between two beats. Who finds another driver's file waits three of them for the next: no clocks are compared."""
@@ -35,7 +36,7 @@ def beating(
     once, where this happened to us. Raises StorageError where another driver is alive.
     """
     path = sweep_folder / FILE
-    mine = {"driver": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+    mine = {"driver": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "lock": str(sweep_folder)}
     if not take_over:
         refuse_a_living_one(sweep_folder, beat_seconds)
     write_json(path, mine | {"beat": 0})
@@ -47,16 +48,20 @@ def beating(
     finally:
         done.set()
         thread.join()
-        if (_read(path) or {}).get("driver") == mine["driver"]:
-            storage.delete(path)
+        with suppress(StorageError):  # the store does not answer: the next driver waits three beats
+            if (_read(path) or {}).get("driver") == mine["driver"]:
+                storage.delete(path)
 
 
 def refuse_a_living_one(sweep_folder: Path, beat_seconds: float = BEAT_SECONDS) -> None:
-    """Raises StorageError where a driver of another machine beats; waits three beats for it where one has been there."""
+    """Raises StorageError where a driver of another machine beats, or where storage does not say; waits three beats for it
+    where one has been there."""
     path = sweep_folder / FILE
     first = _read(path)
-    if first is None or first.get("host") == socket.gethostname():  # ours is the lock of this machine: that one is dead
+    if first is None:
         return
+    if (first.get("host"), first.get("lock", str(sweep_folder))) == (socket.gethostname(), str(sweep_folder)):
+        return  # ours is the lock of this machine, in this folder or mirror: that one is dead
     deadline = time.monotonic() + 3 * beat_seconds
     while time.monotonic() < deadline:
         time.sleep(beat_seconds / 4)
@@ -96,7 +101,8 @@ def _beat(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    raw = storage.read(path)
     try:
-        return dict(read_json(path)) if storage.get(path) else None
-    except StorageError:  # half of it, on a disk that was full
+        return None if raw is None else dict(json.loads(raw))
+    except (ValueError, TypeError):  # half of it, on a disk that was full
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import os
 import time
@@ -75,7 +76,8 @@ def forget_decision(folder: Path) -> None:
 
 def _must_stop(folder: Path, step: int) -> bool:
     path = folder / "decision.json"
-    while not storage.get(path) or (decision := read_json(path))["step"] != step:
+    # Read past the mirror: to bring it could undo what the driver, on this machine too, is just sending.
+    while (raw := storage.read(path)) is None or (decision := json.loads(raw))["step"] != step:
         time.sleep(0.2)
     return bool(decision["stop"])
 
@@ -129,7 +131,10 @@ def _run(
     folder = sweep_folder / trial_id
     _bring(root, sweep_folder, folder)
     spec = TrialSpec.model_validate(read_json(folder / "spec.json"))
-    if (ended := read_record(folder)) is not None:  # its process died between its record and its last report
+    ended = read_record(folder)
+    if waits:
+        ended = _first_ranks(ended)  # on an object store another node may not have it yet
+    if ended is not None:  # its process died between its record and its last report
         told = {"step": ended.num_steps, "objective": ended.objective, "final": True, "started_at": ended.started_at}
         send({**ended.metrics, **told})
         return
@@ -147,6 +152,16 @@ def _run(
 
     where = {"run_clients": run_clients} if spec.training.federated and run_clients else {}
     run_trial(spec, root=root, folder=folder, report=report, **where)
+
+
+def _first_ranks(record: TrialRecord | None) -> TrialRecord | None:
+    """What the first of the group's workers found, on all of them."""
+    import torch.distributed as dist
+
+    found = [record]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    return found[0]
 
 
 def _bring(root: Path, sweep_folder: Path, folder: Path) -> None:

@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catsweep.errors import DataError, OutOfReachError
+from catsweep.records import held
 from catsweep.spec.base import Json, digest
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, SplitsSource
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.expect import column_types
 from catsweep.tasks.hub import Verify, check_split, fetched_file, find_split
 from catsweep.tasks.hub_split import HubSplit, with_renamed_columns
-from catsweep.tasks.manifest import read_manifest, sha256_of, write_manifest
+from catsweep.tasks.manifest import MANIFEST, read_manifest, sha256_of, write_manifest
 from catsweep.tasks.sacrebleu_sets import downloaded_files, local_files
 from catsweep.tasks.slices import Slice, parse_slice
 from catsweep.tasks.sources import given_splits
@@ -133,17 +134,18 @@ def _fetch_split(wanted: _Wanted, to: Path, data_root: Path | None, verify: Veri
     check_split(wanted.source, with_renamed_columns(found), wanted.split, verify)
     _, stop = part.bounds(found.num_rows)
     name = fetched_file(found.location, wanted.split)
-    _write_parquet(to / name, found, stop)
-    facts = _facts(to / name, stop, wanted.split) | {
-        "columns": column_types(found.schema),
-        "dataset": found.location.dataset_path,
-        "configuration": found.location.dataset_name,
-        "revision": found.location.revision,
-        "commit": found.revision,
-    }
-    if found.num_all_rows is None or stop < found.num_all_rows:
-        facts["sample"] = stop
-    write_manifest(to, read_manifest(to) | {name.as_posix(): facts})
+    with held(to / MANIFEST):  # of two processes that fetch into one folder each keeps the other's entries
+        _write_parquet(to / name, found, stop)
+        facts = _facts(to / name, stop, wanted.split) | {
+            "columns": column_types(found.schema),
+            "dataset": found.location.dataset_path,
+            "configuration": found.location.dataset_name,
+            "revision": found.location.revision,
+            "commit": found.revision,
+        }
+        if found.num_all_rows is None or stop < found.num_all_rows:
+            facts["sample"] = stop
+        write_manifest(to, read_manifest(to) | {name.as_posix(): facts})
     return f"{name.as_posix()}: {stop} rows, {facts['size'] / 2**20:.1f} MiB"
 
 
@@ -204,8 +206,9 @@ def _fetch_test_set(source: SacrebleuSource, to: Path, data_root: Path | None) -
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copyfile(path, temporary)
-        os.replace(temporary, target)
-        num_lines = target.read_bytes().count(b"\n")
-        write_manifest(to, read_manifest(to) | {relative: _facts(target, num_lines, "test")})
+        with held(to / MANIFEST):
+            os.replace(temporary, target)
+            num_lines = target.read_bytes().count(b"\n")
+            write_manifest(to, read_manifest(to) | {relative: _facts(target, num_lines, "test")})
         lines.append(f"{relative}: {num_lines} lines")
     return lines
