@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_evaluate import LLAMA, MODELS, TOKENIZER, make
 from torch import Tensor
 
 from catsweep import generation
+from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import sequence_batch
 from catsweep.generation import Found, cached_tokens, cut_output, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
@@ -60,6 +62,8 @@ def test_the_loop_finds_what_transformers_finds(config: dict[str, Any], fast: bo
     assert len({len(ids) for ids, _ in expected}) > 1
     same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
     same(cached_tokens(module, TOKENIZER, PROMPTS[4:5] + PROMPTS[1:2], NEW_TOKENS), [expected[4], expected[1]])
+    for size in (1, 2, 3, 4, 5):  # the others join where some have ended, at the same length or another one
+        same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size=size), expected)
 
 
 def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +81,28 @@ def test_rows_that_ended_leave_the_batch() -> None:
     module.model.get_input_embeddings().register_forward_hook(lambda *call: widths.append(call[1][0].shape[0]))
     lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
     assert widths == [len(PROMPTS)] + [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_prompts_that_wait_take_the_places_of_rows_that_ended() -> None:
+    module = with_an_end(make(LLAMA))
+    lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
+    calls: list[tuple[int, int]] = []
+    module.model.get_input_embeddings().register_forward_hook(lambda *call: calls.append(tuple(call[1][0].shape)))
+    timings: list[BatchSeconds] = []
+    cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size=2, timings=timings)
+    assert max(rows for rows, _ in calls) <= 2
+    # A step for all but the first token of each answer, two answers at a time wherever two are left.
+    busy, waiting, num_steps = [0, 0], list(lengths), 0
+    while waiting or any(busy):
+        busy = [waiting.pop(0) if not left and waiting else left for left in busy]
+        busy = [max(0, left - 1) for left in busy]
+        num_steps += any(busy)
+    assert len(calls) <= num_steps + len(PROMPTS)
+    assert len(timings) >= 3
+    assert sum(timing.num_queries for timing in timings) == len(PROMPTS)
+    assert sum(timing.num_prompt_tokens for timing in timings) == sum(map(len, PROMPTS))
+    assert sum(timing.num_output_tokens for timing in timings) == sum(lengths)
+    assert all(timing.seconds > 0 for timing in timings)
 
 
 def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +135,9 @@ def test_a_text_that_ends_answers_ends_the_work_and_cuts_where_it_would_cut_the_
     whole = plain_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     texts = [TOKENIZER.decode(ids) for ids, _ in whole]
     late = [text[len(text) // 2 :][:2] for text in texts]
-    for until in (late[:1], late, [late[1][-1], late[1]], [texts[2][3:9], texts[2][5]], ["never"]):
-        found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, until)
+    stopping = (late[:1], late, [late[1][-1], late[1]], [texts[2][3:9], texts[2][5]], ["never"])
+    for until, size in itertools.product(stopping, (2, 6)):
+        found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, until, batch_size=size)
         for (ids, statistics), (plain_ids, plain) in zip(found, whole, strict=True):
             output, needed = cut_output(TOKENIZER, ids, until)
             assert (output, needed) == cut_output(TOKENIZER, plain_ids, until)
@@ -124,6 +151,26 @@ def test_parts_of_characters_are_looked_at_only_where_a_text_ends_in_such_a_char
     rows, ids = np.array([0]), np.array([part])
     assert not generation._Stops(TOKENIZER, ["\n\n"]).may_end(rows, ids).any()
     assert generation._Stops(TOKENIZER, ["\n\n", "né"]).may_end(rows, ids).all()
+
+
+def test_rows_join_a_growing_cache_in_the_order_that_is_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, new = GrowingLayer(), GrowingLayer()
+    keys, values = (torch.randn(2, 3, 5, width, generator=generator) for width in (4, 6))
+    other = [torch.randn(3, 3, 7, width, generator=generator) for width in (4, 6)]
+    own.update(keys, values)
+    new.update(*other)
+    columns = torch.tensor([[0, 1, 4], [0, 3, 4]])
+    own.join(columns, new, 8)
+    for found, before, added in ((own.keys, keys, other[0]), (own.values, values, other[1])):
+        assert found.shape[:3] == (5, 3, 8)
+        assert torch.equal(found[0, :, :3], before[0][:, columns[0]])
+        assert torch.equal(found[1, :, :3], before[1][:, columns[1]])
+        assert torch.equal(found[2:, :, :7], added)
+        assert not found[:2, :, 3:].any()
+        assert not found[2:, :, 7:].any()
+    one = [torch.randn(5, 3, 1, width, generator=generator) for width in (4, 6)]
+    assert torch.equal(own.update(*one)[0][:, :, 8:], one[0])
 
 
 def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
