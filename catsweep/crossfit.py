@@ -67,6 +67,8 @@ def cross_fit(
         return
     num_folds = len(unit[0].folds)
     for fold in range(num_folds):
+        if first_rank_says(all(is_complete(task.signal) or is_complete(task.part(fold)) for task in unit), workers):
+            continue
         weights = unit[0].part(fold).with_name(digest(["weights", large, num_folds, fold]))
         # Held while it is in use: another sweep's signal may come from the same fold model.
         with held_together(weights.with_name(f"{weights.name}.use"), workers):
@@ -80,7 +82,7 @@ def cross_fit(
                     judged = task.folds.judged(fold)
                     model.make_signal(task.tokens, distribution, task.part(fold), weights, batch_size, only=judged)
             if workers.rank == 0:
-                storage.delete(weights)  # also where a kill left them behind a part that stands
+                storage.delete(weights)
             barrier(workers)
     for task in unit:
         if workers.rank == 0:

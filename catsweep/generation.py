@@ -23,7 +23,7 @@ from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS
 from catsweep.models import Architecture, TargetLogits
-from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
+from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded, sees_by_mask_alone
 from catsweep.tensors import to_device
 
 Ids = NDArray[np.int32]
@@ -57,14 +57,15 @@ def generate(
     size, timings = batch_size or len(prompts), [] if timings is None else timings
     if serves_loop(module, tokenizer, architecture):
         found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=size, timings=timings)
+        ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
     else:
-        found = []
+        found, ends = [], []
         for start in range(0, len(prompts), size):
             watch = _Watch(timings, prompts)
-            found += plain_tokens(module, tokenizer, prompts[start : start + size], max_new_tokens)
             watch.joined(range(start, min(start + size, len(prompts))))
-            watch.lap(sum(len(ids) for ids, _ in found[start:]))
-    ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
+            found += plain_tokens(module, tokenizer, prompts[start : start + size], max_new_tokens)
+            ends += [cut_output(tokenizer, ids, until) for ids, _ in found[start:]]
+            watch.lap(sum(num_tokens for _, num_tokens in ends[start:]))  # of the answers: what rows are priced by
     return [
         Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
         for (output, num_tokens), (_, statistics), prompt in zip(ends, found, prompts, strict=True)
@@ -132,7 +133,7 @@ def cached_tokens(
     """Greedy tokens behind each prompt up to the end token (end_id, where given), to a text of `until`, or to
     `max_new_tokens`. batch_size, timings: see `generate`."""
     kind = _EncoderDecoderBatch if module.model.config.is_encoder_decoder else _DecoderBatch
-    pad_id = int(tokenizer.pad_token_id)
+    pad_id, can_join = int(tokenizer.pad_token_id), kind is _DecoderBatch and sees_by_mask_alone(module)
 
     def begin(rows: NDArray[np.int64]) -> _DecoderBatch | _EncoderDecoderBatch:
         return kind(module, [prompts[row] for row in rows], max_new_tokens, pad_id)
@@ -152,7 +153,7 @@ def cached_tokens(
             for place in np.flatnonzero(alive & stops.may_end(running, ids)):
                 alive[place] = not stops.ends(running[place], log.ids[running[place]])
         num_alive = int(alive.sum())
-        num_joining = _num_joining(num_waiting, num_alive, size, can_join=kind.can_join)
+        num_joining = _num_joining(num_waiting, num_alive, size, can_join=can_join)
         joining = len(prompts) - num_waiting + np.arange(num_joining)
         num_waiting -= num_joining
         if not num_alive and not num_joining:
@@ -191,8 +192,6 @@ def _num_joining(num_waiting: int, num_alive: int, size: int, *, can_join: bool)
 
 class _DecoderBatch:
     """Rows whose texts stand at the left of the cache's columns, prompts at first; new tokens stand behind the longest."""
-
-    can_join = True
 
     def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
         self.reading, self.max_new_tokens, self.dtype = Reading(module), max_new_tokens, module.model.dtype
@@ -247,8 +246,6 @@ class _DecoderBatch:
 class _EncoderDecoderBatch:
     """Prompts that the encoder reads once; every answer begins with the decoder's start token. Positions are counted from
     there for all rows alike, so that nobody joins."""
-
-    can_join = False
 
     def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
         self.reading = Reading(module)

@@ -219,6 +219,7 @@ def _prepare_model(
             "num_dropped": mixed.num_dropped[task.task],
             **({"num_hidden": mixed.num_hidden[task.task]} if mixed.num_hidden else {}),
             "rate": mixed.rates[task.task],
+            "large_rate": (mixed.large_rates or mixed.rates)[task.task],
         }
     own = facts[mixture.members[0].task]
     whole: Json = {

@@ -54,8 +54,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def join(self, columns_BT: Tensor, other: GrowingLayer, num_columns: int) -> None:
         """These rows with their columns in another order (B, T), and below them those of another layer, in so many columns;
-        those without a key or value are 0."""
+        those without a key or value are 0. The other layer is empty then: its memory goes."""
         joined = []
+        other.rooms = []
         for own, new in ((self.rooms[0], other.keys), (self.rooms[1], other.values)):
             num_rows, num_heads, _, width = own.shape
             room = _with_room(own[:1].expand(num_rows + len(new), -1, -1, -1), num_columns).zero_()
@@ -63,6 +64,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             room[:num_rows, :, : columns_BT.shape[1]] = own.gather(2, index)
             room[num_rows:, :, : new.shape[2]] = new
             joined.append(room)
+        other.keys = other.values = self.rooms[0].new_empty(0)
         self.rooms = joined
         self.keys, self.values = (room[..., :num_columns, :] for room in joined)
 
@@ -105,6 +107,12 @@ def can_read_on(module: TargetLogits) -> bool:
     trusted = model.dtype == torch.float32 or bool(getattr(model, "_supports_attention_backend", False))
     known = not any(f"'{kind}'" in settings for kind in _DYNAMIC_POSITIONS)
     return takes_masks and trusted and known and "position_ids" in parameters
+
+
+def sees_by_mask_alone(module: TargetLogits) -> bool:
+    """Whether a decoder that reads on may have gaps of any length in its cache: all that says what a token sees is the mask
+    that it is given. Models with attention of their own may count the cache's columns (GPT-Neo's local layers do)."""
+    return bool(getattr(module.model, "_supports_attention_backend", False))
 
 
 def _layers(model: PreTrainedModel) -> list[Any]:

@@ -164,7 +164,7 @@ def cost_column(kind: str) -> str:
 def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
     """What the large model, and the further models of a chain, cost before any trial: steps and FLOPs of their fine-tunes,
     with those of their folds, and FLOPs of their passes over the small models' training targets, at their mean lengths; None
-    where the token ids are gone. num_models: whose. rate: of a mixture's member, its share of the training batches."""
+    where the token ids are gone. num_models: whose. rate: of a mixture's member, its share of the large model's batches."""
 
     def lengths(split: str) -> tuple[int, float, float] | None:
         paths = [
@@ -203,5 +203,5 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
         "num_steps": num_steps,
         "train_flops": None if math.isnan(flops) else flops,
         "pass_flops": None if math.isnan(passed) else passed,
-        "rate": prepared.get("rate", 1.0),
+        "rate": prepared.get("large_rate", prepared.get("rate", 1.0)),
     }

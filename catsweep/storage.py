@@ -8,6 +8,7 @@ need none: what is half-written stays in the mirror. With a root that is a folde
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -109,11 +110,13 @@ def read(path: Path) -> bytes | None:
     """The content of a file as it is on the store, where the mirror's copy is left alone; None where there is no file."""
     place = place_of(path)
     if place is None:
-        return path.read_bytes() if path.exists() else None
-    if _info(place).type != fs.FileType.File:
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
         return None
 
-    def content() -> bytes:
+    def content() -> bytes | None:
+        if place.filesystem.get_file_info(place.path).type != fs.FileType.File:
+            return None
         with place.filesystem.open_input_stream(place.path) as stream:
             return bytes(stream.read())
 
@@ -157,7 +160,11 @@ def get_folder(folder: Path, *, skip: Iterable[str] = (), exact: bool = False) -
         name = info.path[len(place.path) :].lstrip("/")
         if info.type == fs.FileType.File and not set(name.split("/")[:-1]) & set(skip):
             wanted[folder / name] = info
-    changed = [path for path, info in wanted.items() if not _is_same(path, info) and not _is_ahead(path, info)]
+    changed = [
+        path
+        for path, info in wanted.items()
+        if not _is_same(path, info) and (path.with_name("record.json") in wanted or not _is_ahead(path, info))
+    ]
 
     def bring(path: Path) -> None:
         _bring(path, Place(place.filesystem, wanted[path].path, place.uri), wanted[path])
@@ -251,7 +258,8 @@ def _is_same(path: Path, info: Any) -> bool:
 
 
 def _is_ahead(path: Path, info: Any) -> bool:
-    """Whether the mirror has lines of a run on this machine that were not sent yet: they are appended, never taken away."""
+    """Whether the mirror has lines of a run on this machine that were not sent yet. (With a record on the store the run has
+    ended, and they are of another one.)"""
     return path.name == LINES and path.exists() and path.stat().st_size > info.size
 
 

@@ -85,22 +85,18 @@ def test_rows_that_ended_leave_the_batch() -> None:
 
 def test_prompts_that_wait_take_the_places_of_rows_that_ended() -> None:
     module = with_an_end(make(LLAMA))
-    lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
+    prompts = [PROMPTS[place] for place in (0, 2, 1, 3, 4, 5)]
+    lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, prompts, NEW_TOKENS)]
+    assert lengths == [24, 2, 24, 2, 24, 24]
     calls: list[tuple[int, int]] = []
     module.model.get_input_embeddings().register_forward_hook(lambda *call: calls.append(tuple(call[1][0].shape)))
     timings: list[BatchSeconds] = []
-    cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size=2, timings=timings)
-    assert max(rows for rows, _ in calls) <= 2
-    # A step for all but the first token of each answer, two answers at a time wherever two are left.
-    busy, waiting, num_steps = [0, 0], list(lengths), 0
-    while waiting or any(busy):
-        busy = [waiting.pop(0) if not left and waiting else left for left in busy]
-        busy = [max(0, left - 1) for left in busy]
-        num_steps += any(busy)
-    assert len(calls) <= num_steps + len(PROMPTS)
-    assert len(timings) >= 3
-    assert sum(timing.num_queries for timing in timings) == len(PROMPTS)
-    assert sum(timing.num_prompt_tokens for timing in timings) == sum(map(len, PROMPTS))
+    cached_tokens(module, TOKENIZER, prompts, NEW_TOKENS, batch_size=2, timings=timings)
+    # One place: 24, then 2; the other one: 2, then 24; then twice 24. In batches of two it would be three times 24.
+    assert [rows for rows, width in calls if width > 1] == [2, 1, 1, 2]  # of the prompts that are read
+    assert [rows for rows, width in calls if width == 1] == [2] * (25 + 23)
+    assert [timing.num_queries for timing in timings] == [2, 1, 1, 2]
+    assert sum(timing.num_prompt_tokens for timing in timings) == sum(map(len, prompts))
     assert sum(timing.num_output_tokens for timing in timings) == sum(lengths)
     assert all(timing.seconds > 0 for timing in timings)
 

@@ -329,7 +329,7 @@ def difference_text(item: Json, scale: float) -> str:
         return MISSING
     value, half = 100 / scale * item["value"], 100 / scale * (item["upper"] - item["lower"]) / 2
     text = f"{value:+.1f} ±{half:.1f}".replace("-", "−")
-    return f"**{text}**" if excludes_zero(item["lower"], item["upper"]) else text
+    return f"**{text}**" if is_clear(item) else text
 
 
 def every_task(numbers: Numbers) -> str:

@@ -2,7 +2,8 @@
 
 A batch is answered together, so no query has a time of its own, and a timing of one row would be that of its neighbours.
 What is known is the time of each batch; where prompts join a batch that is being answered, the time from one joining to the
-next, with the prompts that were read in it and the tokens that were written. The seconds of a query are read off a least-squares fit to the batches
+next, with the prompts that were read in it and the tokens that were written. The seconds of a query are read off a
+least-squares fit to the batches
 
     seconds(batch) = a * queries + b * prompt tokens + c * tokens of answers (of all choices, where there are some)
 

@@ -67,10 +67,11 @@ def execute(sweep: Sweep, *, root: Path, uri: str, command: str, take_over: bool
             take_over=take_over,
             before_start=functools.partial(refuse_what_does_not_fit, sweep, root),
         )
-        with holding(root / name, take_over=take_over):
+        with holding(root / name) as still_held:
             write_json(root / name / "command.json", {"run": command})
             say("all runs have ended: curves of every task")
             results, summary = compute_curves(root, name, cluster, logging.log_task)
+            still_held()
             failed = failures(result)
             say("report, and what MLflow does not have yet")
             complete = logging.log_results(results, summary, failed=bool(failed))

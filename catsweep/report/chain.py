@@ -45,7 +45,7 @@ def chain_rows(results: list[Json]) -> list[ChainRow]:
                 difference = interval(against["value"], *bounds, metric["scale"], sign=True)
                 systems = [point["system"] for point in points]
                 share = percent(against["share"])
-                differs = bool(excludes_zero(*bounds))
+                differs = len(against["pairs"]) > 1 and bool(excludes_zero(*bounds))
                 rows.append(ChainRow(result["task"], stratum, share, systems, cells, difference, differs))
     return rows
 

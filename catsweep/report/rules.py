@@ -40,6 +40,7 @@ class RuleRow:
     difference: float | None
     difference_lower: float | None
     difference_upper: float | None
+    num_seeds: int
 
 
 def rule_rows(result: Json) -> list[RuleRow]:
@@ -65,6 +66,7 @@ def rule_rows(result: Json) -> list[RuleRow]:
                     difference=difference["value"],
                     difference_lower=difference["lower"],
                     difference_upper=difference["upper"],
+                    num_seeds=values["audc"]["num_seeds"],
                 )
             )
     return rows
@@ -72,7 +74,7 @@ def rule_rows(result: Json) -> list[RuleRow]:
 
 def rule_cells(row: RuleRow) -> dict[str, str]:
     """A row as text."""
-    differs = excludes_zero(row.difference_lower, row.difference_upper)
+    differs = row.num_seeds > 1 and excludes_zero(row.difference_lower, row.difference_upper)
     return {
         "stratum": row.stratum,
         "rule": row.rule,

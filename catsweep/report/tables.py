@@ -136,7 +136,7 @@ def _task_rows(result: Json, *, is_small: bool) -> list[ResultRow]:
                 flops_saved_vs_baseline=share,
                 quality_vs_baseline=quality,
                 saved_at_large_quality=None if at_large is None else 1 - at_large[0],
-                quality_vs_large=None if at_large is None else at_large[1] - large,
+                quality_vs_large=None if at_large is None or large is None else at_large[1] - large,
                 num_trials=facts["num_trials"],
                 num_steps=facts["num_steps"],
                 kept_share=facts["kept_share"],
@@ -281,7 +281,8 @@ def notes(rows: list[ResultRow]) -> list[str]:
             f"{unit} saved: against xent, each at its cheapest threshold that on calibration reaches 80% of the way from xent's "
             "small model to the large one. at quality: the quality that this threshold then has on test, minus xent's: a saving "
             "at a lower quality is none. Its interval is for these thresholds. Negative: it costs more; "
-            f"{MISSING}: no threshold, L is not better, or it costs more because everything is deferred or S answers nothing."
+            f"{MISSING}: no threshold, L is not better on calibration, or it costs more because everything is deferred or S "
+            "answers nothing."
         )
     lines.append("Intervals are 95% ones over test examples and seeds; they are conditional on one large model.")
     if any(row.num_seeds == 1 for row in rows):
@@ -317,7 +318,8 @@ def large_not_better(rows: list[ResultRow]) -> list[str]:
     if not names:
         return []
     return [
-        f"The large model is no better than {BASELINE}'s small one on {', '.join(names)}: deferring to it cannot pay there. "
+        f"On test the large model is no better than {BASELINE}'s small one on {', '.join(names)}: deferring to it does not pay "
+        "there. "
         "Train it longer (large.finetune) or take a larger one."
     ]
 

@@ -144,10 +144,17 @@ def _stop_if_lost(search: Search) -> None:
 
 
 @contextmanager
-def holding(folder: Path, *, take_over: bool = False) -> Iterator[None]:
-    """Hold a sweep whose runs have ended while its results are computed and logged. Raises StorageError."""
-    with only_driver(folder), beating(folder, lambda error: None, take_over=take_over):
-        yield
+def holding(folder: Path) -> Iterator[Callable[[], None]]:
+    """Hold a sweep whose runs have ended while its results are computed and logged. Yields what raises StorageError where a
+    driver elsewhere took over meanwhile. Raises StorageError where one runs the sweep."""
+    lost: list[StorageError] = []
+
+    def still_held() -> None:
+        if lost:
+            raise lost[0]
+
+    with only_driver(folder), beating(folder, lost.append):
+        yield still_held
 
 
 def _result(search: Search) -> SweepResult:

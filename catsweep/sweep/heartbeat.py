@@ -48,7 +48,7 @@ def beating(
     finally:
         done.set()
         thread.join()
-        with suppress(StorageError):  # the store does not answer: the next driver waits three beats
+        with suppress(StorageError, OSError):  # the store does not answer: the next driver waits three beats
             if (_read(path) or {}).get("driver") == mine["driver"]:
                 storage.delete(path)
 

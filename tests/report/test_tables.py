@@ -223,6 +223,6 @@ def test_a_large_model_that_is_no_better_is_named_with_the_next_move() -> None:
     result = make_result()
     result["metrics"]["accuracy"]["large"] = value(0.5, 0.01)  # as good as xent's small model
     (line,) = [line for line in notes(results_table([result], SUMMARY)) if "large model is no better" in line]
-    assert "on a/big: deferring to it cannot pay" in line
+    assert "on a/big: deferring to it does not pay" in line
     assert "large.finetune" in line
     assert not any("is no better" in line for line in notes(results_table([make_result()], SUMMARY)))
