@@ -94,7 +94,8 @@ def test_prompts_that_wait_take_the_places_of_rows_that_ended() -> None:
     cached_tokens(module, TOKENIZER, prompts, NEW_TOKENS, batch_size=2, timings=timings)
     # One place: 24, then 2; the other one: 2, then 24; then twice 24. In batches of two it would be three times 24.
     assert [rows for rows, width in calls if width > 1] == [2, 1, 1, 2]  # of the prompts that are read
-    assert [rows for rows, width in calls if width == 1] == [2] * (25 + 23)
+    steps = [rows for rows, width in calls if width == 1]  # of one row where the other one's place is being taken
+    assert sorted(steps) == [1, 1] + [2] * (25 + 23 - 2)
     assert [timing.num_queries for timing in timings] == [2, 1, 1, 2]
     assert sum(timing.num_prompt_tokens for timing in timings) == sum(map(len, prompts))
     assert sum(timing.num_output_tokens for timing in timings) == sum(lengths)
