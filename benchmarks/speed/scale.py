@@ -165,9 +165,9 @@ def run(sweep: Sweep, root: Path, watch: Watch) -> tuple[dict[str, int], float]:
     """The whole sweep. Returns the bytes of Ray's processes at its end, and the seconds that MLflow still took behind it."""
     plain = catsweep.sweep.search.suggest
 
-    def suggest(tree: Any, sampler: Any, objectives: Any, task: str, number: int, history: Any) -> Any:
+    def suggest(tree: Any, sampler: Any, objectives: Any, task: str, number: int, history: Any, told: Any) -> Any:
         started = time.thread_time()
-        found = plain(tree, sampler, objectives, task, number, history)
+        found = plain(tree, sampler, objectives, task, number, history, told)
         if number >= sampler.num_startup_trials:
             watch.suggestions.append(time.thread_time() - started)
         return found
