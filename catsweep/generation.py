@@ -1,13 +1,12 @@
 """Greedy answers, with the statistics of every token from the pass that found it.
 
-`cached_tokens` is a loop of our own: the prompt pass needs no mask, the cache grows in place, rows that ended leave the batch
-and the next prompts take their places, and log-probabilities come from the logits that a token was picked by, many steps at
-once. `plain_tokens` is transformers' generate, the reference and the way of models that the loop cannot serve.
+`cached_tokens` is a loop of our own: the prompt pass needs no mask, the cache grows in place, rows that ended leave the batch,
+and log-probabilities come from the logits that a token was picked by, many steps at once. `plain_tokens` is transformers'
+generate, the reference and the way of models that the loop cannot serve.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -18,12 +17,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
-from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS
 from catsweep.models import Architecture, TargetLogits
-from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded, sees_by_mask_alone
+from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device
 
 Ids = NDArray[np.int32]
@@ -31,8 +29,6 @@ Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
 SHARE_THAT_LEAVES = 0.125
 """Rows that ended leave the batch once they are this share of it: to take rows out of a cache copies the others."""
-SHARE_THAT_JOINS = 0.25
-"""The next prompts join once this share of the places is free: to join copies the cache, and few prompts read slowly."""
 
 
 def generate(
@@ -44,28 +40,18 @@ def generate(
     architecture: Architecture,
     max_new_tokens: int,
     until: Sequence[str] = (),
-    batch_size: int | None = None,
-    timings: list[BatchSeconds] | None = None,
 ) -> list[Answer]:
-    """Greedy answers to some prompts, with the statistics of every output token, the end token included.
+    """Greedy answers to a batch of prompts, with the statistics of every output token, the end token included.
 
     until: texts that end an answer. The output is what stands before the first of them; its tokens are those that had
-    to be generated to see it. batch_size: so many prompts at once, all where it is None; they are taken in their order, best
-    by length. timings: gets what each batch took, or each time between two joinings of prompts.
+    to be generated to see it.
     """
     prompts = [data.prompts[index] for index in indices]
-    size, timings = batch_size or len(prompts), [] if timings is None else timings
     if serves_loop(module, tokenizer, architecture):
-        found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=size, timings=timings)
-        ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
+        found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until)
     else:
-        found, ends = [], []
-        for start in range(0, len(prompts), size):
-            watch = _Watch(timings, prompts)
-            watch.joined(range(start, min(start + size, len(prompts))))
-            found += plain_tokens(module, tokenizer, prompts[start : start + size], max_new_tokens)
-            ends += [cut_output(tokenizer, ids, until) for ids, _ in found[start:]]
-            watch.lap(sum(num_tokens for _, num_tokens in ends[start:]))  # of the answers: what rows are priced by
+        found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
+    ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
     return [
         Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
         for (output, num_tokens), (_, statistics), prompt in zip(ends, found, prompts, strict=True)
@@ -126,104 +112,59 @@ def cached_tokens(
     max_new_tokens: int,
     until: Sequence[str] = (),
     *,
-    batch_size: int | None = None,
-    timings: list[BatchSeconds] | None = None,
     end_id: int | None = None,
 ) -> Found:
     """Greedy tokens behind each prompt up to the end token (end_id, where given), to a text of `until`, or to
-    `max_new_tokens`. batch_size, timings: see `generate`."""
-    kind = _EncoderDecoderBatch if module.model.config.is_encoder_decoder else _DecoderBatch
-    pad_id, can_join = int(tokenizer.pad_token_id), kind is _DecoderBatch and sees_by_mask_alone(module)
-
-    def begin(rows: NDArray[np.int64]) -> _DecoderBatch | _EncoderDecoderBatch:
-        return kind(module, [prompts[row] for row in rows], max_new_tokens, pad_id)
-
-    size = batch_size or len(prompts)
+    `max_new_tokens`."""
+    batch: _DecoderBatch | _EncoderDecoderBatch
+    batch = (_EncoderDecoderBatch if module.model.config.is_encoder_decoder else _DecoderBatch)(
+        module, prompts, max_new_tokens, int(tokenizer.pad_token_id)
+    )
     end_id = int(tokenizer.eos_token_id) if end_id is None else end_id
-    stops, log, watch = _Stops(tokenizer, until), _Log(module, len(prompts)), _Watch(timings, prompts)
-    running = np.arange(min(size, len(prompts)))
-    alive, num_waiting = np.ones(len(running), dtype=bool), len(prompts) - len(running)
-    batch = begin(running)
+    stops = _Stops(tokenizer, until)
+    log = _Log(module, len(prompts), max_new_tokens)
+    running, alive = np.arange(len(prompts)), np.ones(len(prompts), dtype=bool)
     whole = batch.first()
-    watch.joined(running)
-    while True:
-        ids_B, ids = log.add(whole, running, alive)
-        alive &= (ids != end_id) & (log.num_new[running] < max_new_tokens)
+    for step in range(1, max_new_tokens + 1):
+        ids_B, ids = log.add(whole, running, alive, step)
+        alive &= ids != end_id
         if until:
             for place in np.flatnonzero(alive & stops.may_end(running, ids)):
-                alive[place] = not stops.ends(running[place], log.ids[running[place]])
+                alive[place] = not stops.ends(running[place], log.ids[running[place], :step].tolist())
         num_alive = int(alive.sum())
-        num_joining = _num_joining(num_waiting, num_alive, size, can_join=can_join)
-        joining = len(prompts) - num_waiting + np.arange(num_joining)
-        num_waiting -= num_joining
-        if not num_alive and not num_joining:
+        if step == max_new_tokens or not num_alive:
             break
-        if num_joining:
-            watch.lap(log.num_tokens)
-            watch.joined(joining)
-        if num_alive < len(alive) and (num_joining or len(alive) - num_alive >= SHARE_THAT_LEAVES * len(alive)):
+        if len(alive) - num_alive >= SHARE_THAT_LEAVES * len(alive):
             kept = torch.from_numpy(np.flatnonzero(alive)).to(ids_B.device)
             batch.select(kept)
             ids_B = ids_B[kept]
             running, alive = running[alive], np.ones(num_alive, dtype=bool)
-        if not num_alive:
-            batch = begin(joining)
-            whole = batch.first()
-        else:
-            whole = batch.next(ids_B)
-            if num_joining:
-                other = begin(joining)
-                assert isinstance(batch, _DecoderBatch)
-                assert isinstance(other, _DecoderBatch)
-                whole = torch.cat([whole, other.first()])
-                batch.join(other)
-        running = np.concatenate([running, joining])
-        alive = np.concatenate([alive, np.ones(len(joining), dtype=bool)])
-    watch.lap(log.num_tokens)
+        whole = batch.next(ids_B)
     return log.found()
 
 
-def _num_joining(num_waiting: int, num_alive: int, size: int, *, can_join: bool) -> int:
-    """How many of the prompts that wait take free places now."""
-    num_free = size - num_alive
-    is_enough = num_free >= min(SHARE_THAT_JOINS * size, num_waiting)
-    return min(num_waiting, num_free) if not num_alive or (can_join and is_enough) else 0
-
-
 class _DecoderBatch:
-    """Rows whose texts stand at the left of the cache's columns, prompts at first; new tokens stand behind the longest."""
+    """Prompts padded on the right; the tokens of all answers stand behind the longest."""
 
     def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
-        self.reading, self.max_new_tokens, self.dtype = Reading(module), max_new_tokens, module.model.dtype
-        self.prompts_BS = padded(prompts, pad_id).to(module.model.device)
-        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.prompts_BS.device)
-        self._begin(lengths_B, self.prompts_BS.shape[1])
-
-    def _begin(self, lengths_B: Tensor, num_columns: int) -> None:
-        """Let new tokens stand behind so many columns, of which each row uses the first."""
-        self.before = self.num_read = num_columns
-        self.positions_B1 = lengths_B[:, None].clone()
-        self.hidden: Tensor | None = None  # none where no row has a gap
-        if int(lengths_B.min()) < num_columns:
-            column = torch.arange(num_columns + self.max_new_tokens, device=lengths_B.device)
-            seen_B1L = (column < lengths_B[:, None, None]) | (column >= num_columns)
-            self.hidden = hidden_as_minus(seen_B1L, self.dtype)
+        self.reading = Reading(module)
+        device, dtype = module.model.device, module.model.dtype
+        self.prompts_BS = padded(prompts, pad_id).to(device)
+        _num_rows, longest = self.prompts_BS.shape
+        lengths = np.array([len(prompt) for prompt in prompts])
+        self.lengths_B = torch.from_numpy(lengths).to(device)
+        self.num_read = longest
+        self.hidden: Tensor | None = None  # none where no row has padding
+        if lengths.min() < longest:
+            column = torch.arange(longest + max_new_tokens, device=device)
+            seen_B1L = (column < self.lengths_B[:, None, None]) | (column >= longest)
+            self.hidden = hidden_as_minus(seen_B1L, dtype)
+        self.positions_B1 = self.lengths_B[:, None].clone()
 
     def first(self) -> Tensor:
         """What is behind the prompts."""
-        rows = torch.arange(len(self.prompts_BS), device=self.prompts_BS.device)
-        return self.reading.read(self.prompts_BS, rows, self.positions_B1[:, 0] - 1)
-
-    def join(self, other: _DecoderBatch) -> None:
-        """Put the rows of another batch, which has read its prompts alone, below these; the gaps of these close."""
-        own_B = self.positions_B1[:, 0]
-        ends_B1 = (own_B - (self.num_read - self.before))[:, None]  # of what stands before the new tokens
-        column_T = torch.arange(int(own_B.max()), device=own_B.device)
-        behind_BT = (column_T - ends_B1 + self.before).clamp(max=self.num_read - 1)
-        lengths_B = torch.cat([own_B, other.positions_B1[:, 0]])
-        num_columns = int(lengths_B.max())
-        self.reading.join(torch.where(column_T < ends_B1, column_T, behind_BT), other.reading, num_columns)
-        self._begin(lengths_B, num_columns)
+        rows = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
+        return self.reading.read(self.prompts_BS, rows, self.lengths_B - 1)
 
     def next(self, ids_B: Tensor) -> Tensor:
         """What is behind one more token of each row."""
@@ -244,8 +185,7 @@ class _DecoderBatch:
 
 
 class _EncoderDecoderBatch:
-    """Prompts that the encoder reads once; every answer begins with the decoder's start token. Positions are counted from
-    there for all rows alike, so that nobody joins."""
+    """Prompts that the encoder reads once; every answer begins with the decoder's start token."""
 
     def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
         self.reading = Reading(module)
@@ -271,20 +211,18 @@ class _EncoderDecoderBatch:
 class _Log:
     """The tokens that were picked, and their statistics, which are computed of several steps at once.
 
-    ids: of each prompt's answer. num_new: how many they are. num_tokens: of all answers.
+    ids: (prompts, steps), of which each row's first are its answer.
     """
 
-    def __init__(self, module: TargetLogits, num_prompts: int) -> None:
+    def __init__(self, module: TargetLogits, num_prompts: int, max_new_tokens: int) -> None:
         self.module = module
-        self.ids: list[list[int]] = [[] for _ in range(num_prompts)]
-        self.num_new = np.zeros(num_prompts, dtype=np.int64)
-        self.num_tokens = 0
+        self.ids = np.zeros((num_prompts, max_new_tokens), dtype=np.int64)
         self.owners: list[NDArray[np.int64]] = []
         self.logits: list[Tensor] = []
         self.statistics: list[Tensor] = []
 
     def add(
-        self, whole: Tensor, running: NDArray[np.int64], alive: NDArray[np.bool_]
+        self, whole: Tensor, running: NDArray[np.int64], alive: NDArray[np.bool_], step: int
     ) -> tuple[Tensor, NDArray[np.int64]]:
         """The most probable tokens of the rows of a batch, on its device and here. running: their prompts; alive: whether
         they still need them."""
@@ -296,10 +234,7 @@ class _Log:
                 self._summarise()
         ids_B = picked[0] if len(picked) == 1 else torch.cat(picked)
         ids = ids_B.cpu().numpy()
-        for row, token in zip(running[alive].tolist(), ids[alive].tolist(), strict=True):
-            self.ids[row].append(token)
-        self.num_new[running[alive]] += 1
-        self.num_tokens += int(alive.sum())
+        self.ids[running, step - 1] = ids
         self.owners.append(np.where(alive, running, -1))
         return ids_B, ids
 
@@ -314,30 +249,9 @@ class _Log:
         statistics = torch.cat(self.statistics).cpu().numpy()
         owners = np.concatenate(self.owners)
         order = np.argsort(owners, kind="stable")[(owners < 0).sum() :]
-        parts = np.split(statistics[order], np.cumsum(self.num_new)[:-1])
-        return list(zip(self.ids, parts, strict=True))
-
-
-class _Watch:
-    """What batches of prompts take, or what passes between two joinings of prompts (see cascade.latency)."""
-
-    def __init__(self, timings: list[BatchSeconds] | None, prompts: Sequence[Ids]) -> None:
-        self.timings, self.prompts = timings, prompts
-        self.since, self.num_tokens = time.perf_counter(), 0
-        self.rows: Sequence[int] | NDArray[np.int64] = []
-
-    def joined(self, rows: Sequence[int] | NDArray[np.int64]) -> None:
-        """These prompts are read from now on."""
-        self.rows = rows
-
-    def lap(self, num_tokens: int) -> None:
-        """They are answered, or others join. num_tokens: of all answers so far."""
-        now = time.perf_counter()
-        if self.timings is not None:
-            num_read = sum(len(self.prompts[row]) for row in self.rows)
-            taken = (len(self.rows), num_read, num_tokens - self.num_tokens, now - self.since)
-            self.timings.append(BatchSeconds(*taken))
-        self.since, self.num_tokens = now, num_tokens
+        lengths = np.bincount(owners[owners >= 0], minlength=len(self.ids))
+        parts = np.split(statistics[order], np.cumsum(lengths)[:-1])
+        return [(ids[:length].tolist(), part) for ids, length, part in zip(self.ids, lengths, parts, strict=True)]
 
 
 class _Stops:

@@ -52,22 +52,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (room[..., :end, :] for room in self.rooms)
         return self.keys, self.values
 
-    def join(self, columns_BT: Tensor, other: GrowingLayer, num_columns: int) -> None:
-        """These rows with their columns in another order (B, T), and below them those of another layer, in so many columns;
-        those without a key or value are 0. The other layer is empty then: its memory goes."""
-        joined = []
-        other.rooms = []
-        for own, new in ((self.rooms[0], other.keys), (self.rooms[1], other.values)):
-            num_rows, num_heads, _, width = own.shape
-            room = _with_room(own[:1].expand(num_rows + len(new), -1, -1, -1), num_columns).zero_()
-            index = columns_BT[:, None, :, None].expand(-1, num_heads, -1, width)
-            room[:num_rows, :, : columns_BT.shape[1]] = own.gather(2, index)
-            room[num_rows:, :, : new.shape[2]] = new
-            joined.append(room)
-        other.keys = other.values = self.rooms[0].new_empty(0)
-        self.rooms = joined
-        self.keys, self.values = (room[..., :num_columns, :] for room in joined)
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order; a row may be taken more than once."""
         if self.is_initialized:
@@ -107,12 +91,6 @@ def can_read_on(module: TargetLogits) -> bool:
     trusted = model.dtype == torch.float32 or bool(getattr(model, "_supports_attention_backend", False))
     known = not any(f"'{kind}'" in settings for kind in _DYNAMIC_POSITIONS)
     return takes_masks and trusted and known and "position_ids" in parameters
-
-
-def sees_by_mask_alone(module: TargetLogits) -> bool:
-    """Whether a decoder that reads on may have gaps of any length in its cache: all that says what a token sees is the mask
-    that it is given. Models with attention of their own may count the cache's columns (GPT-Neo's local layers do)."""
-    return bool(getattr(module.model, "_supports_attention_backend", False))
 
 
 def _layers(model: PreTrainedModel) -> list[Any]:
@@ -167,11 +145,6 @@ class Reading:
         missing = width - logits_BTV.shape[1]
         found = logits_BTV[:, -1] if columns_N is None else logits_BTV[rows_N, columns_N - missing]
         return found.float()  # type: ignore[no-any-return]
-
-    def join(self, columns_BT: Tensor, other: Reading, num_columns: int) -> None:
-        """Go on with the rows of another decoder's batch below these, whose columns are taken in this order."""
-        for own, new in zip(self.cache.layers, other.cache.layers, strict=True):
-            own.join(columns_BT, new, num_columns)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order; a row may be taken more than once."""

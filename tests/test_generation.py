@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from test_evaluate import LLAMA, MODELS, TOKENIZER, make
 from torch import Tensor
 
 from catsweep import generation
-from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import sequence_batch
 from catsweep.generation import Found, cached_tokens, cut_output, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
@@ -62,8 +60,6 @@ def test_the_loop_finds_what_transformers_finds(config: dict[str, Any], fast: bo
     assert len({len(ids) for ids, _ in expected}) > 1
     same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
     same(cached_tokens(module, TOKENIZER, PROMPTS[4:5] + PROMPTS[1:2], NEW_TOKENS), [expected[4], expected[1]])
-    for size in (1, 2, 3, 4, 5):  # the others join where some have ended, at the same length or another one
-        same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size=size), expected)
 
 
 def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,25 +77,6 @@ def test_rows_that_ended_leave_the_batch() -> None:
     module.model.get_input_embeddings().register_forward_hook(lambda *call: widths.append(call[1][0].shape[0]))
     lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)]
     assert widths == [len(PROMPTS)] + [sum(length > step for length in lengths) for step in range(1, max(lengths))]
-
-
-def test_prompts_that_wait_take_the_places_of_rows_that_ended() -> None:
-    module = with_an_end(make(LLAMA))
-    prompts = [PROMPTS[place] for place in (0, 2, 1, 3, 4, 5)]
-    lengths = [len(ids) for ids, _ in cached_tokens(module, TOKENIZER, prompts, NEW_TOKENS)]
-    assert lengths == [24, 2, 24, 2, 24, 24]
-    calls: list[tuple[int, int]] = []
-    module.model.get_input_embeddings().register_forward_hook(lambda *call: calls.append(tuple(call[1][0].shape)))
-    timings: list[BatchSeconds] = []
-    cached_tokens(module, TOKENIZER, prompts, NEW_TOKENS, batch_size=2, timings=timings)
-    # One place: 24, then 2; the other one: 2, then 24; then twice 24. In batches of two it would be three times 24.
-    assert [rows for rows, width in calls if width > 1] == [2, 1, 1, 2]  # of the prompts that are read
-    steps = [rows for rows, width in calls if width == 1]  # of one row where the other one's place is being taken
-    assert sorted(steps) == [1, 1] + [2] * (25 + 23 - 2)
-    assert [timing.num_queries for timing in timings] == [2, 1, 1, 2]
-    assert sum(timing.num_prompt_tokens for timing in timings) == sum(map(len, prompts))
-    assert sum(timing.num_output_tokens for timing in timings) == sum(lengths)
-    assert all(timing.seconds > 0 for timing in timings)
 
 
 def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +109,8 @@ def test_a_text_that_ends_answers_ends_the_work_and_cuts_where_it_would_cut_the_
     whole = plain_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     texts = [TOKENIZER.decode(ids) for ids, _ in whole]
     late = [text[len(text) // 2 :][:2] for text in texts]
-    stopping = (late[:1], late, [late[1][-1], late[1]], [texts[2][3:9], texts[2][5]], ["never"])
-    for until, size in itertools.product(stopping, (2, 6)):
-        found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, until, batch_size=size)
+    for until in (late[:1], late, [late[1][-1], late[1]], [texts[2][3:9], texts[2][5]], ["never"]):
+        found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS, until)
         for (ids, statistics), (plain_ids, plain) in zip(found, whole, strict=True):
             output, needed = cut_output(TOKENIZER, ids, until)
             assert (output, needed) == cut_output(TOKENIZER, plain_ids, until)
@@ -148,26 +124,6 @@ def test_parts_of_characters_are_looked_at_only_where_a_text_ends_in_such_a_char
     rows, ids = np.array([0]), np.array([part])
     assert not generation._Stops(TOKENIZER, ["\n\n"]).may_end(rows, ids).any()
     assert generation._Stops(TOKENIZER, ["\n\n", "né"]).may_end(rows, ids).all()
-
-
-def test_rows_join_a_growing_cache_in_the_order_that_is_asked_for() -> None:
-    generator = torch.Generator().manual_seed(0)
-    own, new = GrowingLayer(), GrowingLayer()
-    keys, values = (torch.randn(2, 3, 5, width, generator=generator) for width in (4, 6))
-    other = [torch.randn(3, 3, 7, width, generator=generator) for width in (4, 6)]
-    own.update(keys, values)
-    new.update(*other)
-    columns = torch.tensor([[0, 1, 4], [0, 3, 4]])
-    own.join(columns, new, 8)
-    for found, before, added in ((own.keys, keys, other[0]), (own.values, values, other[1])):
-        assert found.shape[:3] == (5, 3, 8)
-        assert torch.equal(found[0, :, :3], before[0][:, columns[0]])
-        assert torch.equal(found[1, :, :3], before[1][:, columns[1]])
-        assert torch.equal(found[2:, :, :7], added)
-        assert not found[:2, :, 3:].any()
-        assert not found[2:, :, 7:].any()
-    one = [torch.randn(5, 3, 1, width, generator=generator) for width in (4, 6)]
-    assert torch.equal(own.update(*one)[0][:, :, 8:], one[0])
 
 
 def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:

@@ -82,15 +82,17 @@ def ours(
     module: TargetLogits, tokenizer: PreTrainedTokenizerBase, split: TokenSplit, batch_size: int, new_tokens: int,
     until: list[str],
 ) -> list[str]:  # fmt: skip
-    """All answers, taken as `evaluate` does it."""
+    """All answers, batched as `evaluate` does it."""
     by_length = np.argsort(split.prompts.lengths, kind="stable")
     outputs = [""] * len(split)
-    answers = generate(
-        module, tokenizer, split, by_length, architecture="decoder", max_new_tokens=new_tokens, until=until,
-        batch_size=batch_size,
-    )  # fmt: skip
-    for index, answer in zip(by_length.tolist(), answers, strict=True):
-        outputs[index] = answer.output
+    for start in range(0, len(split), batch_size):
+        batch = by_length[start : start + batch_size]
+        answers = generate(
+            module, tokenizer, split, batch, architecture="decoder", max_new_tokens=new_tokens,
+            until=until,
+        )  # fmt: skip
+        for index, answer in zip(batch.tolist(), answers, strict=True):
+            outputs[index] = answer.output
     return outputs
 
 
