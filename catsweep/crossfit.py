@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from catsweep import storage
+from catsweep.cache import building, held, is_complete
 from catsweep.data import TokenSplit
 from catsweep.folds import Folds
 from catsweep.large import LargeModel, held_together, settle
-from catsweep.records import building, held, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.model import FinetuneSpec
 from catsweep.spec.sweep import DistributionSpec

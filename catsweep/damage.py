@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from catsweep import storage
+from catsweep.cache import is_complete
 from catsweep.errors import StorageError
-from catsweep.records import is_complete, read_json, read_record, rows_as_written
+from catsweep.records import read_json, read_record, rows_as_written
 from catsweep.spec.mixture import MixtureSpec, members, result_name
 from catsweep.spec.task import TaskSpec
 

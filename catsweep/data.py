@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.cache import building, is_complete
 from catsweep.encode import Encoder
 from catsweep.errors import DataError
 from catsweep.models import Architecture
 from catsweep.noise import Units, changed_tokens, noisy_label, noisy_tokens
 from catsweep.packing import pack_rows
-from catsweep.records import MANIFEST, building, is_complete, read_json
+from catsweep.records import MANIFEST, read_json
 from catsweep.spec.noise import LabelNoise
 from catsweep.spec.sweep import CLEAN_TRAIN
 from catsweep.spec.task import TaskSpec

@@ -18,13 +18,14 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from catsweep.cache import building, held, is_complete
 from catsweep.checkpoint import load_checkpoint, save_checkpoint, unique_tensors
 from catsweep.data import TaskData
 from catsweep.large import LargeModel
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.partition import partition
 from catsweep.prepare import Prepared, saved_tokenizer
-from catsweep.records import append_step, building, held, is_complete
+from catsweep.records import append_step
 from catsweep.spec.base import digest
 from catsweep.spec.federated import FederatedSpec
 from catsweep.spec.model import SmallSpec

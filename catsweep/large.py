@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from catsweep import storage
+from catsweep.cache import building, is_complete, try_held
 from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.data import TaskData, TokenSplit
@@ -36,7 +37,7 @@ from catsweep.models import (
     load_config,
     model_key,
 )
-from catsweep.records import building, held, is_complete, read_rows, try_held, write_rows
+from catsweep.records import read_rows, write_rows
 from catsweep.served import served_rows, served_signal
 from catsweep.shapes import model_shape
 from catsweep.sharding import shard, whole_weights
@@ -178,7 +179,6 @@ class LargeModel:
                 module.model.save_pretrained(temporary, state_dict=merged(module.model, weights))
                 shutil.copy(work / "steps.jsonl", temporary / "steps.jsonl")
             storage.delete(work)
-        barrier(self.workers)
         if finetune.lora is not None:
             self._module = None  # its passes take the stored weights, as those of a later process do
 
@@ -200,61 +200,56 @@ class LargeModel:
         """
         if not is_missing(folder, self.workers):
             return
-        if self.served is not None:
-            parts = unfinished(folder)
-            with held(parts):
-                if is_complete(folder):  # another sweep has asked meanwhile
-                    return
+        parts = unfinished(folder)
+        with held_together(parts, self.workers):
+            if not is_missing(folder, self.workers):  # another sweep has made it meanwhile
+                return
+            facts: dict[str, float] = {}
+            if self.served is not None:
                 size, server = len(self.tokenizer), Endpoint(self.served)
                 found = served_signal(server, tokens, distribution, vocab_size=size, parts=parts, only=only)
                 found = found if only is None else found.take(tokens.target_places(only))
-                with building(folder, distribution=distribution.to_json() if distribution else None) as temporary:
+            else:
+                seen = None if self.workers.sharded else parts
+                found = self._look(tokens, distribution, weights, batch_size, only, seen)
+                if held_out is not None:
+                    ranks = self._look(held_out, None, weights, batch_size).rank
+                    facts[HELD_OUT] = float(np.mean(ranks == 0))
+            if self.workers.rank == 0:
+                kept = distribution.to_json() if distribution else None
+                with building(folder, distribution=kept, **facts) as temporary:
                     found.save(temporary)
                 shutil.rmtree(parts, ignore_errors=True)
-            return
-        with held_together(unfinished(folder), self.workers):
-            if is_missing(folder, self.workers):  # another sweep may have made it meanwhile
-                self._pass(tokens, distribution, folder, weights, batch_size, only, held_out)
             settle(folder, self.workers)
 
-    def _pass(
+    def _look(
         self,
         tokens: TokenSplit,
         distribution: DistributionSpec | None,
-        folder: Path,
         weights: Path | None,
         batch_size: int,
-        only: IntArray | None,
-        held_out: TokenSplit | None,
-    ) -> None:
-        """The pass of `make_signal` with the model itself."""
-        seen = None if self.workers.sharded else unfinished(folder)
-
-        def look(tokens: TokenSplit, distribution: DistributionSpec | None, parts: Path | None = None) -> SignalArrays:
-            arrays = teacher_pass(
-                self.ready(weights, self.training_data(tokens)),
-                tokens,
-                architecture=self.architecture,
-                pad_id=self.pad_id,
-                start_id=self.start_id,
-                distribution=distribution,
-                vocab_size=len(self.tokenizer),
-                batch_size=batch_size,
-                seed=0,
-                device=self.workers.device,
-                share=(self.workers.rank, self.workers.size),
-                only=only,
-                parts=parts,
-            )
-            sum_shares(arrays, self.workers)
-            return arrays if only is None else arrays.take(tokens.target_places(only))
-
-        arrays = look(tokens, distribution, seen)
-        facts = {} if held_out is None else {HELD_OUT: float(np.mean(look(held_out, None).rank == 0))}
-        if self.workers.rank == 0:
-            with building(folder, distribution=distribution.to_json() if distribution else None, **facts) as temporary:
-                arrays.save(temporary)
-            shutil.rmtree(unfinished(folder), ignore_errors=True)
+        only: IntArray | None = None,
+        parts: Path | None = None,
+    ) -> SignalArrays:
+        """The pass itself, over all targets of a split or those of the examples `only`. parts: where it keeps what it has
+        seen."""
+        arrays = teacher_pass(
+            self.ready(weights, self.training_data(tokens)),
+            tokens,
+            architecture=self.architecture,
+            pad_id=self.pad_id,
+            start_id=self.start_id,
+            distribution=distribution,
+            vocab_size=len(self.tokenizer),
+            batch_size=batch_size,
+            seed=0,
+            device=self.workers.device,
+            share=(self.workers.rank, self.workers.size),
+            only=only,
+            parts=parts,
+        )
+        sum_shares(arrays, self.workers)
+        return arrays if only is None else arrays.take(tokens.target_places(only))
 
     def answer(self, data: TaskData, task: TaskSpec, folder: Path, weights: Path | None, batch_size: int) -> None:
         """The rows of validation, calibration and test, shared among the ranks."""
@@ -262,8 +257,8 @@ class LargeModel:
             return
         if self.served is not None:
             parts, server = unfinished(folder), Endpoint(self.served)
-            with held(parts):
-                if is_complete(folder):
+            with held_together(parts, self.workers):
+                if not is_missing(folder, self.workers):
                     return
                 served = [
                     served_rows(server, self.tokenizer, data, split, task, task_metrics(task), parts=parts / split)
@@ -341,7 +336,7 @@ def settle(folder: Path, workers: Workers) -> None:
 
 @contextmanager
 def held_together(folder: Path, workers: Workers) -> Iterator[None]:
-    """Hold a content-addressed folder for all ranks while it is made (see records.held).
+    """Hold a content-addressed folder for all ranks while it is made (see cache.held).
 
     The first rank asks for the lock again and again: to wait for it, for the hours that another sweep's fine-tune takes, would
     outlast the time that the others' collective may take.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.cache import is_complete
 from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_step
 from catsweep.cascade.ragged import Ragged
 from catsweep.encode import token_ids
@@ -22,7 +23,7 @@ from catsweep.large import EVALUATION_SPLITS
 from catsweep.mixture import read_mixture
 from catsweep.models import load_config
 from catsweep.prepare import prepared_path
-from catsweep.records import is_complete, read_json, read_records
+from catsweep.records import read_json, read_records
 from catsweep.shapes import model_shape
 from catsweep.space import check_search, mean_clients, rungs, strata, training_tree
 from catsweep.spec.load import Sweep

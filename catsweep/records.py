@@ -14,17 +14,14 @@ The root holds `cache/` (content-addressed, shared by all sweeps) and one folder
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,101 +90,8 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from None
 
 
-@contextlib.contextmanager
-def building(folder: Path, **facts: object) -> Iterator[Path]:
-    """Make a content-addressed folder: fill the yielded temporary one; it is hashed and renamed into place at the end.
-
-    facts: plain data that the manifest keeps beside sizes and hashes. If another process was first, its folder stays.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = {str(path.relative_to(temporary)): _fingerprint(path) for path in files}
-        write_json(temporary / MANIFEST, {"files": entries, "facts": facts})
-        if not is_complete(folder):
-            _move_into_place(temporary, folder)
-            storage.put_folder(folder, last=MANIFEST)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Rename, and replace a damaged folder; a whole one of another process stays: somebody may be reading it."""
-    try:
-        temporary.rename(folder)  # fails where a folder with files is
-    except OSError:
-        with held(folder.with_name(f"{folder.name}.damaged")):
-            if not _is_whole(folder, hashes=True):
-                aside = temporary.with_name(f"{temporary.name}.damaged")
-                with contextlib.suppress(FileNotFoundError):
-                    folder.rename(aside)
-                try:
-                    temporary.rename(folder)
-                except OSError:
-                    if not _is_whole(folder, hashes=True):  # else somebody's came between the two lines
-                        raise
-                shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a content-addressed folder while it is made: who comes second waits, and then finds it there.
-
-    The lock is the kernel's, so that it ends with the process that holds it, also when that is killed.
-    """
-    with _lock_file(folder) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def try_held(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Yields what tries to hold the folder, without waiting, and says whether it does."""
-    with _lock_file(folder) as file:
-
-        def take() -> bool:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-        yield take
-
-
-def _lock_file(folder: Path) -> TextIO:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.with_name(f".{folder.name}.lock").open("w")
-
-
-def is_complete(folder: Path, *, hashes: bool = True) -> bool:
-    """Whether a content-addressed folder is whole: the manifest is there, and every file has its size and hash.
-
-    hashes=False compares sizes only. A damaged folder counts as missing, so that it is made again. One that another node
-    has put on an object store is brought.
-    """
-    if _is_whole(folder, hashes=hashes):
-        if not storage.exists(folder / MANIFEST):  # its process was killed before it was sent
-            storage.put_folder(folder, last=MANIFEST)
-        return True
-    return storage.exists(folder / MANIFEST) and storage.get_folder(folder) > 0 and _is_whole(folder, hashes=True)
-
-
-def _is_whole(folder: Path, *, hashes: bool) -> bool:
-    try:
-        entries = json.loads((folder / MANIFEST).read_bytes())["files"]
-        for name, (size, sha256) in entries.items():
-            path = folder / name
-            if path.stat().st_size != size or (hashes and _fingerprint(path)[1] != sha256):
-                return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
-
-
-def _fingerprint(path: Path) -> tuple[int, str]:
+def fingerprint(path: Path) -> tuple[int, str]:
+    """Size and sha256 of a file."""
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -245,7 +149,7 @@ def rows_as_written(rows: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             beside = json.loads((rows.parent / name).read_bytes())
             known = beside["seal"]["rows"] if name == "record.json" else beside["files"][rows.name]
-            return known is None or list(_fingerprint(rows)) == known
+            return known is None or list(fingerprint(rows)) == known
     return True
 
 
@@ -297,7 +201,7 @@ def write_record(folder: Path, record: TrialRecord) -> None:
     data, rows = redacted(record.to_json()), folder / "rows.parquet"
     if (folder / "steps.jsonl").exists():
         storage.put(folder / "steps.jsonl")
-    seal = {"record": digest(data), "rows": _fingerprint(rows) if rows.is_file() else None}
+    seal = {"record": digest(data), "rows": fingerprint(rows) if rows.is_file() else None}
     write_json(folder / "record.json", data | {"seal": seal})
 
 

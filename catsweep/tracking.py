@@ -42,9 +42,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from catsweep import storage
+from catsweep.cache import held
 from catsweep.curves import result_names, results_on_storage, with_macros
 from catsweep.errors import CatsweepError
-from catsweep.records import TrialRecord, held, read_json, read_records, read_sweep, write_json
+from catsweep.records import TrialRecord, read_json, read_records, read_sweep, write_json
 from catsweep.redact import redact
 from catsweep.report.figures import curves_figure, stratum_styles, to_png
 from catsweep.report.lines import all_strata, curve_lines

@@ -11,13 +11,12 @@ import pytest
 from faults import DAMAGES, cut, flip, full_disk
 from synthetic import ONE_TASK, copy_sweep
 
+from catsweep.cache import building, is_complete
 from catsweep.damage import answer_folders, damaged_answers, set_aside_damaged
 from catsweep.errors import StorageError, is_out_of_space
 from catsweep.records import (
     append_step,
-    building,
     existing_sweep,
-    is_complete,
     read_json,
     read_record,
     read_records,

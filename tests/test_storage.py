@@ -13,6 +13,7 @@ from faults import flip
 from object_store import Proxy, s3_server, uri
 
 from catsweep import storage
+from catsweep.cache import building, is_complete
 from catsweep.checkpoint import newest_checkpoint, save_checkpoint
 from catsweep.damage import set_aside_damaged
 from catsweep.errors import StorageError
@@ -21,8 +22,6 @@ from catsweep.records import (
     MANIFEST,
     TrialRecord,
     append_step,
-    building,
-    is_complete,
     read_json,
     read_record,
     read_records,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from catsweep.cache import is_complete
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.filters.top_k import target_rank
 from catsweep.models import TargetLogits, build_model, make_tokenizer
 from catsweep.prepare import load_prepared, prepare_task
-from catsweep.records import is_complete
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.sweep import DistributionSpec

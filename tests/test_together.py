@@ -11,10 +11,10 @@ import torch.multiprocessing as mp
 from test_storage import make_record
 from torch import nn
 
+from catsweep.cache import held, try_held
 from catsweep.checkpoint import newest_checkpoint, save_checkpoint
 from catsweep.large import held_together
 from catsweep.models import TargetLogits
-from catsweep.records import held, try_held
 from catsweep.sweep.trainable import _first_ranks
 from catsweep.workers import current_workers
 

@@ -13,7 +13,7 @@ from measures import CAT, Numbers, by_rate
 
 from catsweep.comparing import excludes_zero
 from catsweep.report.figures import FAINT, GREY, INK, PALETTE, PAPER, STYLE, forest_figure, stratum_styles
-from catsweep.report.lines import Difference, all_strata, macro_differences
+from catsweep.report.lines import Difference, all_strata, macro_differences, random_costs
 from catsweep.spec.base import Json
 from catsweep.spec.search import BASELINE
 
@@ -118,7 +118,7 @@ def side_lines(results: Sequence[Json], stratum: str) -> list[tuple[str, tuple[A
     """Name, line and dashes of what stands beside a cascade."""
     cost, random = mean_lines(results, stratum, quality="random_quality")
     return [
-        ("random", (np.linspace(cost[0], cost[-1], len(cost)), random), (0, (1, 1.5))),
+        ("random", (random_costs(cost.tolist()), random), (0, (1, 1.5))),
         ("oracle", mean_lines(results, stratum, "oracle_cost_share", "oracle_quality"), "-"),
         ("router", mean_lines(results, stratum, "router_cost_share"), (0, (3, 1, 1, 1))),
     ]

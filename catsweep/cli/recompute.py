@@ -32,7 +32,7 @@ from catsweep.errors import Problem, SpecError
 from catsweep.records import existing_sweep, storage_root
 from catsweep.report.comparison import macro_table
 from catsweep.report.page import write_report
-from catsweep.report.tables import notes, render_table, results_table, shortfalls
+from catsweep.report.tables import cost_unit, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json
 from catsweep.spec.cascade import LEARNED, CascadeSpec, PriceCost
 
@@ -69,7 +69,7 @@ def recompute_command(name: str, rules: list[str], costs: list[str], *, out: Pat
         return
     rows = results_table(results, summary)
     print_results(render_table(rows))
-    if (over_all := macro_table(summary, rows[0].cost_unit if rows else "FLOPs")) is not None:
+    if (over_all := macro_table(summary, cost_unit(rows))) is not None:
         output.print()
         print_results(over_all)
     show_rules(results)

@@ -17,7 +17,7 @@ from catsweep.redact import redact
 from catsweep.report.chain import CHAIN_NOTE, chain_rows, render_chains
 from catsweep.report.comparison import macro_table
 from catsweep.report.rules import RULE_NOTE, render_rules, rule_rows
-from catsweep.report.tables import json_lines, notes, render_table, results_table, shortfalls
+from catsweep.report.tables import cost_unit, json_lines, notes, render_table, results_table, shortfalls
 from catsweep.spec.base import Json, digest
 from catsweep.spec.load import Sweep, load_sweep
 from catsweep.tasks.fingerprint import unit_fingerprint
@@ -97,7 +97,7 @@ def show(root: Path, name: str, results: list[Json], summary: Json, uri: str) ->
     """The end of every run: the table, the report's path, the command that opens MLflow."""
     rows = results_table(results, summary)
     print_results(render_table(rows))
-    if (over_all := macro_table(summary, rows[0].cost_unit if rows else "FLOPs")) is not None:
+    if (over_all := macro_table(summary, cost_unit(rows))) is not None:
         output.print()
         print_results(over_all)
     chains = chain_rows(results)

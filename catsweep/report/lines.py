@@ -113,7 +113,7 @@ def curve_lines(result: Json, metric_name: str | None = None) -> CurveLines | No
         router_cost_share=curve["router_cost_share"],
         router_quality=_drawn(curve["quality"]),
         router_label=f"router ({reference})",
-        random_cost_share=_straight(curve["cost_share"]),
+        random_cost_share=random_costs(curve["cost_share"]),
         oracle_cost_share=curve["oracle_cost_share"],
         cost_label=f"mean {first_unit(result)} a query (L alone = 1)",
     )
@@ -130,7 +130,7 @@ def cost_lines(result: Json, kind: str) -> CurveLines:
         lines,
         cost_share={stratum: cost["cost_share"] for stratum, cost in costs.items()},
         router_cost_share=costs[reference]["router_cost_share"],
-        random_cost_share=_straight(costs[reference]["cost_share"]),
+        random_cost_share=random_costs(costs[reference]["cost_share"]),
         oracle_cost_share=costs[reference]["oracle_cost_share"],
         cost_label=f"mean {costs[reference]['unit']} a query (L alone = 1)",
     )
@@ -155,7 +155,7 @@ def table_lines(summary: Summary, *, title: str) -> CurveLines:
         router_cost_share=(router_cost(curve) / unit).tolist(),
         router_quality=curve.quality.tolist(),
         router_label="router",
-        random_cost_share=_straight((curve.cost / unit).tolist()),
+        random_cost_share=random_costs((curve.cost / unit).tolist()),
         oracle_cost_share=(summary.oracle.cost / unit).tolist(),
         cost_label="mean cost a query (L alone = 1)",
     )
@@ -166,7 +166,7 @@ def _unit(lowest: float, scale: float) -> str:
     return "" if (lowest, scale) == (0, 1) else f" ({lowest:.0f} to {scale:.0f})"
 
 
-def _straight(costs: list[float]) -> list[float]:
+def random_costs(costs: list[float]) -> list[float]:
     """Mean costs where the deferred queries are drawn at random: between the ends each query more costs the same."""
     return [float(cost) for cost in np.linspace(costs[0], costs[-1], len(costs))]
 

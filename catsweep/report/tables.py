@@ -166,6 +166,11 @@ def first_unit(result: Json) -> str:
     return str(costs[0]["unit"]) if costs else "FLOPs"
 
 
+def cost_unit(rows: list[ResultRow]) -> str:
+    """What costs are counted in."""
+    return rows[0].cost_unit if rows else "FLOPs"
+
+
 def number(value: float | None, scale: float, *, sign: bool = False) -> str:
     """A quality in the metric's unit: three digits behind the point of 1, one of 100 (two with a sign)."""
     if value is None:
@@ -246,7 +251,7 @@ def render_table(rows: list[ResultRow]) -> Table:
     table.add_column("task\n stratum", min_width=12, overflow="fold")
     for name, width in (("S", 5), ("L", 5), ("audc", 6), ("audc\n− xent", 6)):
         table.add_column(name, justify="right", min_width=width)
-    table.add_column(f"{rows[0].cost_unit if rows else 'FLOPs'}\nsaved", justify="right", min_width=5)
+    table.add_column(f"{cost_unit(rows)}\nsaved", justify="right", min_width=5)
     for name, width in (("at\nquality", 6), ("steps", 5)):
         table.add_column(name, justify="right", min_width=width, no_wrap=True)
     for index, row in enumerate(rows):
@@ -271,7 +276,7 @@ def render_table(rows: list[ResultRow]) -> Table:
 
 def notes(rows: list[ResultRow]) -> list[str]:
     """What a reader of the table has to know."""
-    unit = rows[0].cost_unit if rows else "FLOPs"
+    unit = cost_unit(rows)
     lines = [
         "S, L: quality of the small and of the large model alone, on test, mean over seeds. audc: quality of the cascade "
         "averaged over all deferral rates.",

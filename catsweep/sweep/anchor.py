@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from catsweep.cache import is_complete
 from catsweep.cascade.cost import ModelShape
 from catsweep.cascade.curve import Curve
 from catsweep.cascade.metrics import metric_of
 from catsweep.cascade.rows import make_cascade, objective_value
 from catsweep.errors import StorageError
-from catsweep.records import SECOND_OBJECTIVE, TrialRecord, is_complete, read_json, read_rows, write_json, write_record
+from catsweep.records import SECOND_OBJECTIVE, TrialRecord, read_json, read_rows, write_json, write_record
 from catsweep.spec.cascade import objective_cost
 from catsweep.spec.mixture import MixtureSpec
 from catsweep.spec.search import BASELINE, AudcObjective, CostAtQualityObjective, ObjectiveSpec

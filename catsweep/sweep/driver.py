@@ -129,18 +129,12 @@ def _run(
         preparation = Preparation([*search.unfinished_tasks, *again], spec, prepare_task, root)
         searcher = SweepSearcher(search, preparation, cluster, progress)
         while not searcher.may_start(wait_seconds=0.5) and not search.finished:
-            _stop_if_lost(search)
+            search.raise_error()
         if not search.finished:
             tune_search(searcher, run_trial, root)
         while preparation.num_unfinished:
             searcher.may_start(wait_seconds=0.5)
-            _stop_if_lost(search)
-
-
-def _stop_if_lost(search: Search) -> None:
-    """Raises what another thread has found: that a driver elsewhere took over."""
-    if search.error:
-        raise search.error
+            search.raise_error()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import TypeVar
 import ray
 
 from catsweep import storage
+from catsweep.cache import is_complete
 from catsweep.curves import compute_task
 from catsweep.damage import answer_folders
-from catsweep.records import is_complete
 from catsweep.spec.base import Json
 from catsweep.sweep.cluster import Cluster
 

@@ -239,7 +239,7 @@ class Search:
         self.ready: set[str] = set()
         self.failed_tasks: dict[str, str] = {}
         self.fix_anchors()
-        self.error: Exception | None = None  # of our own code inside Tune, which would log it and go on
+        self.error: Exception | None = None  # of our own code inside Tune or of another thread; see `raise_error`
 
     def retry_failed(self) -> list[TrialRecord]:
         """Let what failed under an earlier driver run once more; returns the records that were set aside."""
@@ -257,6 +257,11 @@ class Search:
                 self.running[trial.trial_id] = Running(trial, time.time())
                 return trial
         return None
+
+    def raise_error(self) -> None:
+        """Raise what our own code met where nobody could catch it, or another thread found: a driver elsewhere took over."""
+        if self.error:
+            raise self.error
 
     @property
     def finished(self) -> bool:

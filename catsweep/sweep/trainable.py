@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray import train, tune
 
 from catsweep import storage
+from catsweep.cache import is_complete
 from catsweep.errors import CatsweepError, TrialDivergedError, is_out_of_space
-from catsweep.records import StepMetrics, TrialRecord, is_complete, read_json, read_record, write_json
+from catsweep.records import StepMetrics, TrialRecord, read_json, read_record, write_json
 from catsweep.spec.sweep import ResourcesSpec, TrialSpec
 from catsweep.sweep.clients import run_as_tasks
 from catsweep.sweep.group import run_group

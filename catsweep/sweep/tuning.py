@@ -109,5 +109,4 @@ def tune_search(searcher: SweepSearcher, run_trial: RunTrial, root: Path) -> Non
         verbose=0,
     )
     shutil.rmtree(search.folder / "logs" / "tune", ignore_errors=True)
-    if search.error:
-        raise search.error
+    search.raise_error()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from catsweep import records
+from catsweep.cache import building, is_complete
 from catsweep.cascade.metrics import Metric, metric_of
 from catsweep.errors import DataError
 from catsweep.spec.base import Json, digest
@@ -94,8 +95,8 @@ def load_task_data(
     metrics = [metric.to_json() for metric in task.metric_list]
     content = [EXAMPLES_VERSION, task.data_key(), source, metrics, caps, verify, with_sources]
     folder = reading.cache / "examples" / digest(content)
-    if not records.is_complete(folder):
-        with records.building(folder, task=task.task) as temporary:
+    if not is_complete(folder):
+        with building(folder, task=task.task) as temporary:
             made = _make_examples(task, reading, caps, temporary, with_sources=with_sources)
             records.write_json(temporary / "facts.json", made)
     facts: Json = records.read_json(folder / "facts.json")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catsweep.cache import held
 from catsweep.errors import DataError, OutOfReachError
-from catsweep.records import held
 from catsweep.spec.base import Json, digest
 from catsweep.spec.source import FilesSource, HubPart, HubSource, PackageSource, SacrebleuSource, SplitsSource
 from catsweep.spec.task import TaskSpec

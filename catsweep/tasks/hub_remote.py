@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catsweep.cache import building, is_complete
 from catsweep.errors import DataError
-from catsweep.records import building, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.source import HubLocation
 from catsweep.tasks.hub_split import BATCH_ROWS, HubSplit, batches_of_table, shown

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catsweep import records
+from catsweep.cache import building, is_complete
 from catsweep.errors import DataError
 from catsweep.spec import package as spec
 from catsweep.spec.base import digest
@@ -35,9 +35,9 @@ def read_package(source: PackageSource, cache: Path) -> Iterator[dict[str, Any]]
     versions = package_versions(source.reader)
     facts = {"reader": source.reader.to_json(), "packages": versions, "pool": POOL_VERSION}
     folder = cache / "packages" / digest(facts)
-    if not records.is_complete(folder):
+    if not is_complete(folder):
         pool = make_pool(source.reader, cache)
-        with records.building(folder, **facts) as temporary:
+        with building(folder, **facts) as temporary:
             pq.write_table(pa.Table.from_pylist(pool), temporary / "pool.parquet", compression="zstd")
     with pq.ParquetFile(folder / "pool.parquet") as file:
         for batch in file.iter_batches(batch_size=1_000):

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from catsweep.cache import building
 from catsweep.errors import DataError, TrialDivergedError
-from catsweep.records import StepMetrics, TrialRecord, append_step, building, write_record
+from catsweep.records import StepMetrics, TrialRecord, append_step, write_record
 from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import SweepSpec, TrialSpec
 from catsweep.spec.task import TaskSpec

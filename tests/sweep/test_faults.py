@@ -18,7 +18,8 @@ from object_store import s3_server, uri
 from sweep_fakes import calls, make_sweep, play, prepare_task, run_trial, score
 from test_kill import all_records, finish, start
 
-from catsweep.records import is_complete, read_records, storage_root
+from catsweep.cache import is_complete
+from catsweep.records import read_records, storage_root
 from catsweep.sweep.cluster import Cluster
 from catsweep.sweep.driver import run_sweep
 from catsweep.sweep.search import Search

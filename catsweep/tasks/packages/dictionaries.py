@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catsweep import records
+from catsweep.cache import building, is_complete
 from catsweep.spec.base import digest
 from catsweep.spec.package import Hyphenation, LanguageIdentification, Lemmas
 from catsweep.tasks.packages.pools import Pool, check_known, quick_hash, with_groups
@@ -122,10 +122,10 @@ def _kept_words(language: str, cache: Path) -> Path:
     """The file of a language's first words of letters, in the order of their hashes; made where it is missing."""
     facts = {"first_words": FIRST_WORDS, "language": language, "simplemma": importlib.metadata.version("simplemma")}
     folder = cache / "packages" / digest(facts)
-    if not records.is_complete(folder):
+    if not is_complete(folder):
         words = pick_words(dictionary(language), FIRST_WORDS, lambda form, lemma: True)
         columns = [list(column) for column in zip(*words, strict=True)]
-        with records.building(folder, **facts) as temporary:
+        with building(folder, **facts) as temporary:
             table = pa.table(columns, names=["hash", "form", "lemma"])
             pq.write_table(table, temporary / "words.parquet", compression="zstd")
     return folder / "words.parquet"
