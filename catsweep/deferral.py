@@ -26,7 +26,7 @@ from catsweep.cascade.metrics import Metric
 from catsweep.cascade.order import deferral_order
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.savings import CostShare, cost_shares, saving, saving_against
-from catsweep.runs import PERCENTS, Run, run_oracle
+from catsweep.runs import PERCENTS, Run
 from catsweep.spec.base import Json
 from catsweep.spec.cascade import UNITS, CascadeSpec
 from catsweep.spec.search import BASELINE
@@ -151,7 +151,7 @@ def gap_anchor(runs: dict[str, list[Run]], rule: str) -> Anchor:
 
 def rule_results(runs: list[Run], rules: list[str], metric: Metric, anchor: Anchor) -> dict[str, list[Json]]:
     """The numbers of each run under each deferral rule."""
-    oracles = [quality_oracle(run_oracle(run.test)) for run in runs]  # the same under every rule
+    oracles = [quality_oracle(run.test.oracle) for run in runs]  # the same under every rule
     return {
         rule: [_run_results(run, rule, metric, anchor, oracle) for run, oracle in zip(runs, oracles, strict=True)]
         for rule in rules
@@ -183,7 +183,6 @@ def cost_results(runs: list[Run], cascade: CascadeSpec, anchor: Anchor) -> Json:
     """One stratum under each cost model: mean costs of a query, curves of cost at 0, 1, ... 100 percent of deferral under the
     first rule, the router's and the oracle's too, and the numbers that depend on costs, by rule and run."""
     first = cascade.deferral[0]
-    best = [run_oracle(run.test) for run in runs]
     found: Json = {}
     for kind in (cost.kind for cost in cascade.costs):
         pairs = {
@@ -197,7 +196,7 @@ def cost_results(runs: list[Run], cascade: CascadeSpec, anchor: Anchor) -> Json:
             for rule in cascade.deferral
         }
         curves = [test for _, test in pairs[first]]
-        oracles = [run.test.at_cost(oracle, kind) for run, oracle in zip(runs, best, strict=True)]
+        oracles = [run.test.at_cost(run.test.oracle, kind) for run in runs]
         found[kind] = {
             "unit": UNITS[kind],
             "small": float(np.mean([curve.cost_small for curve in curves])),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from catsweep.cascade.cost import ModelShape, forward_flops, train_flops_per_ste
 from catsweep.cascade.curve import Curve
 from catsweep.cascade.latency import Latency
 from catsweep.cascade.learned import Example, learned_gains
-from catsweep.cascade.lines import oracle_curve, random_line, router_cost
+from catsweep.cascade.lines import random_line, router_cost
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.ragged import FloatArray
 from catsweep.cascade.rows import Cascade, make_cascade
@@ -86,21 +85,10 @@ def read_run(
     return Run(record, calibration, test)
 
 
-def run_oracle(cascade: Cascade) -> Curve:
-    return oracle_curve(
-        ids=cascade.id_hashes,
-        small_statistics=cascade.small_statistics,
-        large_statistics=cascade.large_statistics,
-        small_cost=cascade.small_cost,
-        large_cost=cascade.large_cost,
-        metric=cascade.metric,
-    )
-
-
 def mean_curve(runs: list[Run], rule: str, metric: Metric) -> Json:
     """Curves at 0, 1, ... 100 percent of deferral, interpolated between points, mean over seeds."""
     curves = [run.test.curve(rule) for run in runs]
-    oracles = [run_oracle(run.test) for run in runs]
+    oracles = [run.test.oracle for run in runs]
 
     def mean(values: list[tuple[Curve, FloatArray]]) -> list[float]:
         lines = [np.interp(PERCENTS, curve.deferral_rate, line) for curve, line in values]
@@ -179,29 +167,21 @@ def large_facts(root: Path, prepared: Json, spec: SweepSpec) -> Json:
 
     further = [(prepared["chain"][model.name]["large_shape"], model.finetune) for model in spec.chain]
     trained, passed_over = lengths(spec.large_split), lengths("train")
-    num_steps, flops, passed = 0, 0.0, 0.0
+    num_steps, train_flops, pass_flops = 0, 0.0, 0.0
     for found, finetune in [(prepared["large_shape"], spec.large.finetune), *further]:
         shape = ModelShape.from_dict(found)
-        if finetune is not None:
-            steps = finetune.steps * (1 + (finetune.cross_fit or 0))  # the answering one, and the folds'
-            num_steps += steps
-            flops += (
-                math.nan
-                if trained is None
-                else steps
-                * train_flops_per_step(
-                    shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
-                )
+        steps = 0 if finetune is None else finetune.steps * (1 + (finetune.cross_fit or 0))  # with those of the folds
+        num_steps += steps
+        if finetune is not None and trained is not None:
+            train_flops += steps * train_flops_per_step(
+                shape, batch_size=finetune.batch_size, mean_prompt_tokens=trained[1], mean_target_tokens=trained[2]
             )
-        passed += (
-            math.nan
-            if passed_over is None
-            else passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
-        )
+        if passed_over is not None:
+            pass_flops += passed_over[0] * float(forward_flops(shape, [passed_over[1]], [passed_over[2]])[0])
     return {
         "num_models": 1 + len(further),
         "num_steps": num_steps,
-        "train_flops": None if math.isnan(flops) else flops,
-        "pass_flops": None if math.isnan(passed) else passed,
+        "train_flops": None if num_steps and trained is None else train_flops,
+        "pass_flops": None if passed_over is None else pass_flops,
         "rate": prepared.get("large_rate", prepared.get("rate", 1.0)),
     }

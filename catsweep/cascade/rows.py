@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from catsweep.cascade.cost import ModelShape, forward_flops
 from catsweep.cascade.curve import Curve, audc, cascade_curve, cost_at_quality, quality_at_cost, with_costs
 from catsweep.cascade.latency import Latency
+from catsweep.cascade.lines import oracle_curve
 from catsweep.cascade.metrics import Metric
 from catsweep.cascade.order import hash_ids
 from catsweep.cascade.ragged import FloatArray, Ragged
@@ -76,6 +77,18 @@ class Cascade:
             small_statistics=self.small_statistics,
             large_statistics=self.large_statistics,
             uncertainty=self.uncertainty(rule),
+            small_cost=self.small_cost,
+            large_cost=self.large_cost,
+            metric=self.metric,
+        )
+
+    @cached_property
+    def oracle(self) -> Curve:
+        """The curve that defers the queries which gain most, the same under every rule."""
+        return oracle_curve(
+            ids=self.id_hashes,
+            small_statistics=self.small_statistics,
+            large_statistics=self.large_statistics,
             small_cost=self.small_cost,
             large_cost=self.large_cost,
             metric=self.metric,
