@@ -21,14 +21,14 @@ from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS
 from catsweep.models import Architecture, TargetLogits
-from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
+from catsweep.reading import Gaps, Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device
 
 Ids = NDArray[np.int32]
 Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
-SHARE_THAT_LEAVES = 0.125
-"""Rows that ended leave the batch once they are this share of it: to take rows out of a cache copies the others."""
+SHARE_THAT_LEAVES = 1 / 32
+"""Rows that ended leave the batch once they are this share of it."""
 
 
 def generate(
@@ -135,10 +135,11 @@ def cached_tokens(
         if step == max_new_tokens or not num_alive:
             break
         if len(alive) - num_alive >= SHARE_THAT_LEAVES * len(alive):
-            kept = torch.from_numpy(np.flatnonzero(alive)).to(ids_B.device)
-            batch.select(kept)
-            ids_B = ids_B[kept]
-            running, alive = running[alive], np.ones(num_alive, dtype=bool)
+            gaps = Gaps.of(alive, ids_B.device)
+            batch.close(gaps)
+            ids_B = gaps.close(ids_B)
+            running = gaps.close(torch.from_numpy(running)).numpy()
+            alive = np.ones(num_alive, dtype=bool)
         whole = batch.next(ids_B)
     return log.found()
 
@@ -176,12 +177,12 @@ class _DecoderBatch:
         self.positions_B1 = self.positions_B1 + 1
         return whole
 
-    def select(self, kept: Tensor) -> None:
-        """Go on with these rows."""
-        self.reading.select(kept)
-        self.positions_B1 = self.positions_B1[kept]
+    def close(self, gaps: Gaps) -> None:
+        """Let rows leave."""
+        self.reading.close(gaps)
+        self.positions_B1 = gaps.close(self.positions_B1)
         if self.hidden is not None:
-            self.hidden = self.hidden[kept]
+            self.hidden = gaps.close(self.hidden)
 
 
 class _EncoderDecoderBatch:
@@ -203,9 +204,9 @@ class _EncoderDecoderBatch:
         """What is behind one more token of each row."""
         return self.reading.read(ids_B[:, None])
 
-    def select(self, kept: Tensor) -> None:
-        """Go on with these rows."""
-        self.reading.select(kept)
+    def close(self, gaps: Gaps) -> None:
+        """Let rows leave."""
+        self.reading.close(gaps)
 
 
 class _Log:

@@ -48,21 +48,19 @@ def read_rows_of_logits(
 
     generator: on the logits' device. Where the vocabulary is large, the rows are read in blocks.
     """
-    num_logits = logits_NV.shape[1]
-    read = read_in_blocks if _pays(distribution, vocab_size) else read_plainly
-    size = len(logits_NV) if logits_NV.is_cuda else max(1, SLICE_LOGITS // num_logits)
+    blockwise = _pays(distribution, vocab_size)
+    read = read_in_blocks if blockwise else read_plainly
+    size = len(logits_NV) if blockwise else _num_rows_at_once(logits_NV)
     for start in range(0, len(logits_NV), size):
         rows = slice(start, min(start + size, len(logits_NV)))
-        yield (
-            rows,
-            read(
-                logits_NV[rows],
-                target_ids_N[rows],
-                distribution=distribution,
-                vocab_size=vocab_size,
-                generator=generator,
-            ),
+        reading = read(
+            logits_NV[rows],
+            target_ids_N[rows],
+            distribution=distribution,
+            vocab_size=vocab_size,
+            generator=generator,
         )
+        yield rows, reading
 
 
 def read_plainly(
@@ -95,27 +93,40 @@ def read_in_blocks(
     vocab_size: int,
     generator: torch.Generator,
 ) -> RowReading:
-    """The same, reading each logit about three times. Draws differ from `read_plainly`'s, their distribution does not."""
+    """The same from maxima and masses of blocks. Draws differ from `read_plainly`'s, their distribution does not."""
     blocks_NMB, tail_NR = in_blocks(logits_NV, vocab_size)
-    maxima_NM = blocks_NMB.amax(2)
+    maxima_NM, largest_N1, masses_NM = _scan(logits_NV, vocab_size)
+    tail_masses_NR = (tail_NR - largest_N1).exp_()
+    log_sum_N1 = largest_N1 + (masses_NM.sum(1, keepdim=True) + tail_masses_NR.sum(1, keepdim=True)).log()
     target_N1 = logits_NV.gather(1, target_ids_N[:, None])
     rank_N = _rank(blocks_NMB, tail_NR, maxima_NM, target_N1, target_ids_N)
+    logprob_N = (target_N1 - log_sum_N1).squeeze(1)
+    if distribution is None:
+        return RowReading(rank_N, logprob_N)
     own = slice(vocab_size - blocks_NMB.shape[1] * BLOCK)
-    if distribution is None or distribution.kind == "top_k":
-        logprobs_NV = logits_NV.log_softmax(1)
-        logprob_N = logprobs_NV.gather(1, target_ids_N[:, None]).squeeze(1)
-        if distribution is None:
-            return RowReading(rank_N, logprob_N)
+    if distribution.kind == "top_k":
         ids_NK = _top(blocks_NMB, tail_NR[:, own], maxima_NM, distribution.num_entries)
-        return RowReading(rank_N, logprob_N, ids_NK, logprobs_NV.gather(1, ids_NK).exp())
-    probs_NV = logits_NV.softmax(1)
-    largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
-    logprob_N = (target_N1 - largest_N1 + probs_NV.amax(1, keepdim=True).log()).squeeze(1)
-    probs_NMB, probs_tail_NR = in_blocks(probs_NV, vocab_size)
-    masses_NM = torch.cat([probs_NMB.sum(2), probs_tail_NR[:, own].sum(1, keepdim=True)], 1)
-    return RowReading(
-        rank_N, logprob_N, _draw(probs_NV[:, :vocab_size], masses_NM, distribution.num_entries, generator)
-    )
+        return RowReading(rank_N, logprob_N, ids_NK, (logits_NV.gather(1, ids_NK) - log_sum_N1).exp_())
+    masses_NM = torch.cat([masses_NM, tail_masses_NR[:, own].sum(1, keepdim=True)], 1)
+    ids_NK = _draw(logits_NV[:, :vocab_size], largest_N1, masses_NM, distribution.num_entries, generator)
+    return RowReading(rank_N, logprob_N, ids_NK)
+
+
+def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Maxima of the whole blocks (N, M), the largest logits (N, 1), and sums of the blocks' exponentials less those (N, M)."""
+    found = []
+    for rows_NV in logits_NV.split(_num_rows_at_once(logits_NV)):
+        blocks_NMB, tail_NR = in_blocks(rows_NV, vocab_size)
+        maxima_NM = blocks_NMB.amax(2)
+        largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
+        weights_NMB, _ = in_blocks((rows_NV - largest_N1).exp_(), vocab_size)
+        found.append((maxima_NM, largest_N1, weights_NMB.sum(2)))
+    maxima, largest, masses = zip(*found, strict=True)
+    return torch.cat(maxima), torch.cat(largest), torch.cat(masses)
+
+
+def _num_rows_at_once(logits_NV: Tensor) -> int:
+    return len(logits_NV) if logits_NV.is_cuda else max(1, SLICE_LOGITS // logits_NV.shape[1])
 
 
 def _pays(distribution: DistributionSpec | None, vocab_size: int) -> bool:
@@ -151,10 +162,12 @@ def _top(blocks_NMB: Tensor, tail_NR: Tensor, maxima_NM: Tensor, num_entries: in
     return torch.cat([ids_NC, tail_ids_NR], 1).gather(1, values_NC.topk(num_entries, dim=1).indices)
 
 
-def _draw(weights_NV: Tensor, masses_NM: Tensor, num_entries: int, generator: torch.Generator) -> Tensor:
-    """Ids drawn in proportion to weights_NV, with replacement: (N, K). masses_NM: sums of its blocks, the last one of what
-    is left behind whole blocks."""
-    device, last_id = weights_NV.device, weights_NV.shape[1] - 1
+def _draw(
+    logits_NV: Tensor, largest_N1: Tensor, masses_NM: Tensor, num_entries: int, generator: torch.Generator
+) -> Tensor:
+    """Ids drawn in proportion to exp(logits - largest), with replacement: (N, K). masses_NM: the sums of these over blocks, the
+    last one of what is left behind whole blocks."""
+    device, last_id = logits_NV.device, logits_NV.shape[1] - 1
     ends_NM = masses_NM.double().cumsum(1)
     uniform_NK = torch.rand((len(ends_NM), num_entries), dtype=torch.float64, device=device, generator=generator)
     place_NK = uniform_NK * ends_NM[:, -1:]
@@ -162,7 +175,8 @@ def _draw(weights_NV: Tensor, masses_NM: Tensor, num_entries: int, generator: to
     mass_NK = masses_NM.gather(1, block_NK).double()
     within_NK = ((place_NK - ends_NM.gather(1, block_NK)) / mass_NK + 1).clamp_(0, 1)
     ids_NKB = block_NK[:, :, None] * BLOCK + torch.arange(BLOCK, device=device)
-    weights_NKB = weights_NV.gather(1, ids_NKB.clamp(max=last_id).flatten(1)).view(ids_NKB.shape).double()
+    logits_NKB = logits_NV.gather(1, ids_NKB.clamp(max=last_id).flatten(1)).view(ids_NKB.shape)
+    weights_NKB = (logits_NKB - largest_N1[:, :, None]).double().exp_()
     ends_NKB = weights_NKB.masked_fill_(ids_NKB > last_id, 0).cumsum(2)
     chosen_NK = (ends_NKB <= (within_NK * ends_NKB[:, :, -1])[:, :, None]).sum(2)
     return (block_NK * BLOCK + chosen_NK.clamp_(max=BLOCK - 1)).clamp_(max=last_id)

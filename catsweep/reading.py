@@ -7,7 +7,8 @@ prompts needs none; a later pass has a mask that hides the padding, and position
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,27 @@ ROOM = 64
 """Tokens for which a cache makes room at once when it is full."""
 _DYNAMIC_POSITIONS = ("dynamic", "longrope")
 """Kinds of rotary positions that turn all keys anew when a text gets longer, which a cache does not."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Rows that leave a batch of which `num_rows` stay: the last rows take the places of those that go before them."""
+
+    places_G: Tensor
+    rows_G: Tensor
+    num_rows: int
+
+    @classmethod
+    def of(cls, stays: NDArray[np.bool_], device: torch.device) -> Gaps:
+        """Those of a batch in which some rows stay."""
+        num_rows = int(stays.sum())
+        places, rows = np.flatnonzero(~stays[:num_rows]), num_rows + np.flatnonzero(stays[num_rows:])
+        return cls(torch.from_numpy(places).to(device), torch.from_numpy(rows).to(device), num_rows)
+
+    def close(self, values: Tensor) -> Tensor:
+        """What is left of values (B, ...), which are changed."""
+        values[self.places_G] = values[self.rows_G]
+        return values[: self.num_rows]
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -58,6 +80,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             length = self.keys.shape[-2]
             self.rooms = [room.index_select(0, indices) for room in self.rooms]
             self.keys, self.values = (room[..., :length, :] for room in self.rooms)
+
+    def close(self, gaps: Gaps) -> None:
+        """Let rows leave; those that keep their places are not copied."""
+        if self.is_initialized:
+            self.keys, self.values = gaps.close(self.keys), gaps.close(self.values)
+            self.rooms = [room[: gaps.num_rows] for room in self.rooms]
 
 
 def _with_room(like: Tensor, length: int) -> Tensor:
@@ -149,10 +177,22 @@ class Reading:
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order; a row may be taken more than once."""
         self.cache.batch_select_indices(rows)
+        self._each_encoded(lambda values: values.index_select(0, rows))
+
+    def close(self, gaps: Gaps) -> None:
+        """Let rows leave."""
+        caches = [self.cache]
+        if isinstance(self.cache, EncoderDecoderCache):
+            caches = [self.cache.self_attention_cache, self.cache.cross_attention_cache]
+        for layer in (layer for cache in caches for layer in cache.layers):
+            layer.close(gaps)
+        self._each_encoded(gaps.close)
+
+    def _each_encoded(self, change: Callable[[Tensor], Tensor]) -> None:
         if "encoder_outputs" in self.settings:
-            hidden_BSD = self.settings["encoder_outputs"].last_hidden_state.index_select(0, rows)
+            hidden_BSD = change(self.settings["encoder_outputs"].last_hidden_state)
             self.settings["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden_BSD)
-            self.settings["attention_mask"] = self.settings["attention_mask"].index_select(0, rows)
+            self.settings["attention_mask"] = change(self.settings["attention_mask"])
 
 
 def agrees(found: NDArray[np.float32], plain: NDArray[np.float32], module: TargetLogits) -> bool:

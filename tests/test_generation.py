@@ -15,7 +15,7 @@ from catsweep import generation
 from catsweep.data import sequence_batch
 from catsweep.generation import Found, cached_tokens, cut_output, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
-from catsweep.reading import GrowingLayer
+from catsweep.reading import Gaps, GrowingLayer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
 NEW_TOKENS = 24
@@ -140,3 +140,8 @@ def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
         expected = [part[rows] for part in expected]
         assert layer.get_seq_length() == expected[0].shape[2]
         assert torch.equal(layer.values, expected[1])
+    layer.close(Gaps.of(np.array([False, True, True]), torch.device("cpu")))
+    new = [torch.randn(2, 2, 1, width, generator=generator) for width in (4, 5)]
+    found = layer.update(*new)
+    for one, old, part in zip(found, expected, new, strict=True):
+        assert torch.equal(one, torch.cat([old[[2, 1]], part], dim=2))

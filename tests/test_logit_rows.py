@@ -88,15 +88,28 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     assert set(reading.ids_NK.flatten().tolist()) == {100, 4095}
 
 
-def test_slices_of_rows_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("distribution", [None, DistributionSpec(), DistributionSpec(kind="top_k")])
+@pytest.mark.parametrize("vocab_size", [4096, 100])
+def test_slices_of_rows_give_the_whole(
+    monkeypatch: pytest.MonkeyPatch, distribution: DistributionSpec | None, vocab_size: int
+) -> None:
     logits, targets = some_logits(4096, 4096)
-    monkeypatch.setattr(logit_rows, "SLICE_LOGITS", 5 * 4096)
-    settings = {"distribution": DistributionSpec(kind="top_k"), "vocab_size": 4096, "generator": torch.Generator()}
-    parts = list(read_rows_of_logits(logits, targets, **settings))
-    assert [rows.stop - rows.start for rows, _ in parts] == [5, 5, 5, 5, 4]
-    whole = read_in_blocks(logits, targets, **settings)
-    assert torch.cat([part.rank_N for _, part in parts]).tolist() == whole.rank_N.tolist()
-    assert torch.cat([part.ids_NK for _, part in parts]).tolist() == whole.ids_NK.tolist()
+    logits, targets = logits[:, :vocab_size], targets.clamp(max=vocab_size - 1)
+
+    def reading() -> dict[str, list[Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        settings = {"distribution": distribution, "vocab_size": vocab_size, "generator": generator}
+        parts = list(read_rows_of_logits(logits, targets, **settings))
+        assert [row for rows, _ in parts for row in range(rows.start, rows.stop)] == list(range(len(logits)))
+        names = ("rank_N", "logprob_N", "ids_NK", "probs_NK")
+        return {name: [part for _, found in parts if (part := getattr(found, name)) is not None] for name in names}
+
+    whole = reading()
+    monkeypatch.setattr(logit_rows, "SLICE_LOGITS", 5 * vocab_size)
+    for name, parts in reading().items():
+        assert len(parts) == (0 if not whole[name] else 5 if vocab_size == 100 else 1), name
+        if parts:
+            torch.testing.assert_close(torch.cat(parts), torch.cat(whole[name]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

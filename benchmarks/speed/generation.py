@@ -1,8 +1,8 @@
 """Greedy answers beside lm-eval's generate_until on the same prompts: `python benchmarks/speed/generation.py`.
 
 Models of random weights and a tokeniser of single bytes are made on the spot. The end token takes the part of the token that
-a model's answers reach at the most different lengths. One batch size and one thread for both; the answers must be the same
-texts, and ours come with log-probability, entropy and margin of each token.
+a model's answers reach at the most different lengths. One batch size and one thread for both (128 rows, what a sweep takes where
+nothing is said, and 16); the answers must be the same texts, and ours come with log-probability, entropy and margin of each token.
 """
 
 from __future__ import annotations
@@ -103,11 +103,13 @@ def peers(model: HFLM, texts: list[str], new_tokens: int, until: list[str]) -> l
     return [output.strip() for output in model.generate_until(requests, disable_tqdm=True)]
 
 
+GOAL = "at least 1.5x"
 CASES = [
-    ("12.6 M decoder, prompts of 20 to 60 tokens, at most 64 new", MIDDLE, (64, (20, 60)), 16, 64, [], "at least 1.5x"),
-    ("12.6 M decoder, prompts of 100 tokens, at most 64 new", MIDDLE, (16, (90, 110)), 16, 64, [], "at least 1.5x"),
-    ("tiny decoder, prompts of 8 to 24 tokens, at most 32 new", TINY, (512, (8, 24)), 128, 32, [], "at least 1.5x"),
-    ("the same with a text of `until`", TINY, (512, (8, 24)), 128, 32, ["\n\n"], "at least 1.5x"),
+    ("12.6 M decoder, prompts of 20 to 60 tokens, at most 64 new", MIDDLE, (128, (20, 60)), 128, 64, [], GOAL),
+    ("the same, 16 rows at once", MIDDLE, (64, (20, 60)), 16, 64, [], GOAL),
+    ("12.6 M decoder, prompts of 100 tokens, at most 64 new", MIDDLE, (128, (90, 110)), 128, 64, [], GOAL),
+    ("tiny decoder, prompts of 8 to 24 tokens, at most 32 new", TINY, (512, (8, 24)), 128, 32, [], GOAL),
+    ("the same with a text of `until`", TINY, (512, (8, 24)), 128, 32, ["\n\n"], GOAL),
 ]
 
 

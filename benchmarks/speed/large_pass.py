@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Any, int, int, int, int, tuple[DistributionSpec | None, .
     "the study's L, 12/10 tokens": (llama(64, 2, 96, 4), 12, 10, 128, 8, (None, SAMPLED, TOP_K)),
     "12 M decoder, all targets, 4/160 tokens": (llama(256, 4, 32_000, 4), 4, 160, 4, 1, (None, SAMPLED, TOP_K)),
     "12 M decoder, 160/8 tokens": (llama(256, 4, 32_000, 4), 160, 8, 8, 1, (None, TOP_K)),
+    "50 M decoder, all targets, 4/160 tokens": (llama(512, 8, 32_000, 8), 4, 160, 4, 1, (None, SAMPLED, TOP_K)),
     "50 M decoder, 160/8 tokens": (llama(512, 8, 32_000, 8), 160, 8, 8, 1, (None, SAMPLED)),
 }
 
@@ -62,7 +63,7 @@ def bare(model: Any, batches: list[Batch], *, whole: bool) -> None:
             model.get_output_embeddings()(hidden_BSD.flatten(0, 1)[batch.target_places_N])
 
 
-def measure(name: str, repeats: int = 5) -> list[Row]:
+def measure(name: str, repeats: int = 9) -> list[Row]:
     """The rows of a case."""
     config, prompt, target, batch_size, num_batches, distributions = CASES[name]
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from catsweep.answers import token_statistics
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS, read_in_blocks, read_plainly
 from catsweep.spec.sweep import DistributionSpec
+from catsweep.teacher import PART_ROWS
 
 NUM_LOGITS = 2**24
 VOCABULARIES = (32_000, 128_000)
@@ -37,11 +38,10 @@ def plain_statistics(logits_NV: Tensor) -> Tensor:
     return torch.stack([logprobs_NV.amax(1), entropy_N, top_N2[:, 0] - top_N2[:, 1]], dim=1)
 
 
-def in_slices(read: Callable[..., Any], logits_NV: Tensor, targets_N: Tensor, **settings: Any) -> None:
-    """Read all rows, so many at a time as `read_rows_of_logits` does."""
-    size = SLICE_LOGITS // logits_NV.shape[1]
-    for start in range(0, len(logits_NV), size):
-        rows = slice(start, start + size)
+def in_slices(read: Callable[..., Any], num_rows: int, logits_NV: Tensor, targets_N: Tensor, **settings: Any) -> None:
+    """Read all rows, so many at a time."""
+    for start in range(0, len(logits_NV), num_rows):
+        rows = slice(start, start + num_rows)
         read(logits_NV[rows], targets_N[rows], vocab_size=logits_NV.shape[1], **settings)
 
 
@@ -66,9 +66,9 @@ def cases(vocab_size: int) -> list[tuple[str, str, Callable[[], object], Callabl
         *(
             (
                 f"large model's pass: {what}",
-                "torch's operations one after another, on as many rows",
-                functools.partial(read, read_in_blocks, distribution=distribution),
-                functools.partial(read, read_plainly, distribution=distribution),
+                "torch's operations one after another, 2 MiB at a time",
+                functools.partial(read, read_in_blocks, PART_ROWS, distribution=distribution),
+                functools.partial(read, read_plainly, SLICE_LOGITS // vocab_size, distribution=distribution),
             )
             for what, distribution in DISTRIBUTIONS.items()
         ),
