@@ -115,7 +115,7 @@ def read_in_blocks(
 def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Maxima of the whole blocks (N, M), the largest logits (N, 1), and sums of the blocks' exponentials less those (N, M)."""
     found = []
-    for rows_NV in logits_NV.split(_num_rows_at_once(logits_NV)):
+    for rows_NV in torch.split(logits_NV, _num_rows_at_once(logits_NV)):
         blocks_NMB, tail_NR = in_blocks(rows_NV, vocab_size)
         maxima_NM = blocks_NMB.amax(2)
         largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)

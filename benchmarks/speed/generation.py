@@ -1,8 +1,9 @@
 """Greedy answers beside lm-eval's generate_until on the same prompts: `python benchmarks/speed/generation.py`.
 
 Models of random weights and a tokeniser of single bytes are made on the spot. The end token takes the part of the token that
-a model's answers reach at the most different lengths. One batch size and one thread for both (128 rows, what a sweep takes where
-nothing is said, and 16); the answers must be the same texts, and ours come with log-probability, entropy and margin of each token.
+a model's answers reach at the most different lengths. One thread and one batch size for both: 128 rows, what a sweep takes
+where nothing is said, and 16. The answers must be the same texts, and ours come with log-probability, entropy and margin of
+each token.
 """
 
 from __future__ import annotations
