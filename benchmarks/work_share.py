@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import median
 
-from catsweep.records import read_records
+from catsweep.records import TrialRecord, read_records, read_steps
 
 
 def main() -> None:
@@ -26,7 +27,17 @@ def main() -> None:
         seconds = sum(record.ended_at - record.started_at for record in records)
         clock = max(record.ended_at for record in records) - min(record.started_at for record in records)
         share = seconds / (clock * arguments.slots)
-        print(f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}")
+        loading = [loading_seconds(arguments.folder, record) for record in records]
+        print(
+            f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}; "
+            f"a run's first step begins after {median(loading):.3f} s"
+        )
+
+
+def loading_seconds(folder: Path, record: TrialRecord) -> float:
+    """Seconds from a run's start to its first step, taken to be as long before its first line as the second line is behind it."""
+    at = [line["at"] for line in read_steps(folder / record.trial_id)[:2]]
+    return max(0.0, 2 * at[0] - at[1] - record.started_at) if len(at) == 2 else 0.0
 
 
 if __name__ == "__main__":

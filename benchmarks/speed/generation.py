@@ -128,6 +128,7 @@ def main() -> None:
         peer_call = functools.partial(peers, peer, texts, new_tokens, until)
         found, expected = call(), peer_call()
         same = sum(one == other for one, other in zip(found, expected, strict=True))
+        assert same == len(texts), f"{what}: {same} of {len(texts)} answers are the same"
         assert len(set(found)) > len(texts) // 4, f"{what}: the answers are too much alike to compare"
         lengths = [len(output) for output in found]
         seconds = paired(call, peer_call, clock=time.process_time)

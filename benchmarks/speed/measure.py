@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "results"
-PACKAGES = ("torch", "transformers", "ray", "optuna", "mlflow", "sacrebleu", "accelerate", "lm-eval", "liger-kernel")
+PACKAGES = ("torch", "transformers", "ray", "optuna", "mlflow", "sacrebleu", "accelerate", "lm-eval", "liger-kernel",
+            "numpy", "scipy", "scikit-learn")  # fmt: skip
 
 
 @dataclass(frozen=True)
