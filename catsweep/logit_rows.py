@@ -23,6 +23,8 @@ MAX_RANK = 255
 """A larger rank counts as this one."""
 SLICE_LOGITS = 2**19
 """Logits that are read in one go: 2 MiB, so that a CPU's cache still holds them when they are read again."""
+SCAN_LOGITS = 2**18
+"""The same of `read_in_blocks`, beside as many exponentials."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_rows_of_logits(
     """
     blockwise = _pays(distribution, vocab_size)
     read = read_in_blocks if blockwise else read_plainly
-    size = len(logits_NV) if blockwise else _num_rows_at_once(logits_NV)
+    size = len(logits_NV) if blockwise else _num_rows_at_once(logits_NV, SLICE_LOGITS)
     for start in range(0, len(logits_NV), size):
         rows = slice(start, min(start + size, len(logits_NV)))
         reading = read(
@@ -115,7 +117,7 @@ def read_in_blocks(
 def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Maxima of the whole blocks (N, M), the largest logits (N, 1), and sums of the blocks' exponentials less those (N, M)."""
     found = []
-    for rows_NV in torch.split(logits_NV, _num_rows_at_once(logits_NV)):
+    for rows_NV in torch.split(logits_NV, _num_rows_at_once(logits_NV, SCAN_LOGITS)):
         blocks_NMB, tail_NR = in_blocks(rows_NV, vocab_size)
         maxima_NM = blocks_NMB.amax(2)
         largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
@@ -125,8 +127,8 @@ def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(maxima), torch.cat(largest), torch.cat(masses)
 
 
-def _num_rows_at_once(logits_NV: Tensor) -> int:
-    return len(logits_NV) if logits_NV.is_cuda else max(1, SLICE_LOGITS // logits_NV.shape[1])
+def _num_rows_at_once(logits_NV: Tensor, num_logits: int) -> int:
+    return len(logits_NV) if logits_NV.is_cuda else max(1, num_logits // logits_NV.shape[1])
 
 
 def _pays(distribution: DistributionSpec | None, vocab_size: int) -> bool:

@@ -105,7 +105,8 @@ def test_slices_of_rows_give_the_whole(
         return {name: [part for _, found in parts if (part := getattr(found, name)) is not None] for name in names}
 
     whole = reading()
-    monkeypatch.setattr(logit_rows, "SLICE_LOGITS", 5 * vocab_size)
+    for name in ("SLICE_LOGITS", "SCAN_LOGITS"):
+        monkeypatch.setattr(logit_rows, name, 5 * vocab_size)
     for name, parts in reading().items():
         assert len(parts) == (0 if not whole[name] else 5 if vocab_size == 100 else 1), name
         if parts:
