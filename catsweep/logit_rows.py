@@ -1,9 +1,9 @@
 """What the large model's pass keeps of rows of logits: rank and log-probability of the target, entries of the distribution.
 
 `read_plainly` asks torch for each of them, which reads every logit some twenty times; it serves small vocabularies and is the
-reference. `read_in_blocks` reads each logit about three times: maxima of blocks of `BLOCK` logits, torch's softmax, which is
-one pass and takes no longer than an exponential alone, and sums of blocks. A block whose maximum is below the target's logit
-holds no token before it; the k most probable tokens lie in the k blocks with the largest maxima; and a token is drawn by
+reference. `read_in_blocks` takes maxima of blocks of `BLOCK` logits and sums of the blocks' exponentials, some rows at a time
+while a CPU's cache holds them, and looks into a few blocks. A block whose maximum is below the target's logit holds no token
+before it; the k most probable tokens lie in the k blocks with the largest maxima; and a token is drawn by
 drawing its block first. Source: [ours].
 """
 
@@ -24,7 +24,9 @@ MAX_RANK = 255
 SLICE_LOGITS = 2**19
 """Logits that are read in one go: 2 MiB, so that a CPU's cache still holds them when they are read again."""
 SCAN_LOGITS = 2**18
-"""The same of `read_in_blocks`, beside as many exponentials."""
+"""The same for `read_in_blocks`, which holds as many exponentials beside them: 1 MiB each."""
+BLOCK_LOGITS = 2**21
+"""Logits of blocks that are looked into in one go on a CPU: each takes some 30 bytes there."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,16 @@ def read_rows_of_logits(
     vocab_size: int,
     generator: torch.Generator,
 ) -> Iterator[tuple[slice, RowReading]]:
-    """The readings of some rows after others, with their places. logits in float32; entries are taken below vocab_size.
+    """The readings of some rows after others, or of all at once, with their places. logits in float32; entries are taken below
+    vocab_size.
 
     generator: on the logits' device. Where the vocabulary is large, the rows are read in blocks.
     """
     blockwise = _pays(distribution, vocab_size)
     read = read_in_blocks if blockwise else read_plainly
-    size = len(logits_NV) if blockwise else _num_rows_at_once(logits_NV, SLICE_LOGITS)
+    size = _num_rows_at_once(logits_NV, SLICE_LOGITS)
+    if blockwise and not logits_NV.is_cuda:
+        size = max(1, BLOCK_LOGITS // (BLOCK * (1 if distribution is None else distribution.num_entries)))
     for start in range(0, len(logits_NV), size):
         rows = slice(start, min(start + size, len(logits_NV)))
         reading = read(
@@ -99,16 +104,16 @@ def read_in_blocks(
     blocks_NMB, tail_NR = in_blocks(logits_NV, vocab_size)
     maxima_NM, largest_N1, masses_NM = _scan(logits_NV, vocab_size)
     tail_masses_NR = (tail_NR - largest_N1).exp_()
-    log_sum_N1 = largest_N1 + (masses_NM.sum(1, keepdim=True) + tail_masses_NR.sum(1, keepdim=True)).log()
+    log_mass_N1 = (masses_NM.sum(1, keepdim=True) + tail_masses_NR.sum(1, keepdim=True)).log()
     target_N1 = logits_NV.gather(1, target_ids_N[:, None])
     rank_N = _rank(blocks_NMB, tail_NR, maxima_NM, target_N1, target_ids_N)
-    logprob_N = (target_N1 - log_sum_N1).squeeze(1)
+    logprob_N = (target_N1 - largest_N1 - log_mass_N1).squeeze(1)
     if distribution is None:
         return RowReading(rank_N, logprob_N)
     own = slice(vocab_size - blocks_NMB.shape[1] * BLOCK)
     if distribution.kind == "top_k":
         ids_NK = _top(blocks_NMB, tail_NR[:, own], maxima_NM, distribution.num_entries)
-        return RowReading(rank_N, logprob_N, ids_NK, (logits_NV.gather(1, ids_NK) - log_sum_N1).exp_())
+        return RowReading(rank_N, logprob_N, ids_NK, (logits_NV.gather(1, ids_NK) - largest_N1 - log_mass_N1).exp_())
     masses_NM = torch.cat([masses_NM, tail_masses_NR[:, own].sum(1, keepdim=True)], 1)
     ids_NK = _draw(logits_NV[:, :vocab_size], largest_N1, masses_NM, distribution.num_entries, generator)
     return RowReading(rank_N, logprob_N, ids_NK)
@@ -178,7 +183,7 @@ def _draw(
     within_NK = ((place_NK - ends_NM.gather(1, block_NK)) / mass_NK + 1).clamp_(0, 1)
     ids_NKB = block_NK[:, :, None] * BLOCK + torch.arange(BLOCK, device=device)
     logits_NKB = logits_NV.gather(1, ids_NKB.clamp(max=last_id).flatten(1)).view(ids_NKB.shape)
-    weights_NKB = (logits_NKB - largest_N1[:, :, None]).double().exp_()
+    weights_NKB = (logits_NKB - largest_N1[:, :, None]).exp_().double()
     ends_NKB = weights_NKB.masked_fill_(ids_NKB > last_id, 0).cumsum(2)
     chosen_NK = (ends_NKB <= (within_NK * ends_NKB[:, :, -1])[:, :, None]).sum(2)
     return (block_NK * BLOCK + chosen_NK.clamp_(max=BLOCK - 1)).clamp_(max=last_id)

@@ -29,7 +29,8 @@ _DYNAMIC_POSITIONS = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class Gaps:
-    """Rows that leave a batch of which `num_rows` stay: the last rows take the places of those that go before them."""
+    """Rows that leave a batch of which `num_rows` stay: of the last rows those that stay, rows_G, take the places of those that
+    go before them, places_G."""
 
     places_G: Tensor
     rows_G: Tensor
@@ -43,7 +44,7 @@ class Gaps:
         return cls(torch.from_numpy(places).to(device), torch.from_numpy(rows).to(device), num_rows)
 
     def close(self, values: Tensor) -> Tensor:
-        """What is left of values (B, ...), which are changed."""
+        """What is left of values (B, ...), a view of them: they are changed."""
         values[self.places_G] = values[self.rows_G]
         return values[: self.num_rows]
 
@@ -177,7 +178,7 @@ class Reading:
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order; a row may be taken more than once."""
         self.cache.batch_select_indices(rows)
-        self._each_encoded(lambda values: values.index_select(0, rows))
+        self._change_encoded(lambda values: values.index_select(0, rows))
 
     def close(self, gaps: Gaps) -> None:
         """Let rows leave."""
@@ -186,9 +187,9 @@ class Reading:
             caches = [self.cache.self_attention_cache, self.cache.cross_attention_cache]
         for layer in (layer for cache in caches for layer in cache.layers):
             layer.close(gaps)
-        self._each_encoded(gaps.close)
+        self._change_encoded(gaps.close)
 
-    def _each_encoded(self, change: Callable[[Tensor], Tensor]) -> None:
+    def _change_encoded(self, change: Callable[[Tensor], Tensor]) -> None:
         if "encoder_outputs" in self.settings:
             hidden_BSD = change(self.settings["encoder_outputs"].last_hidden_state)
             self.settings["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden_BSD)

@@ -107,7 +107,7 @@ def peers(model: HFLM, texts: list[str], new_tokens: int, until: list[str]) -> l
 GOAL = "at least 1.5x"
 CASES = [
     ("12.6 M decoder, prompts of 20 to 60 tokens, at most 64 new", MIDDLE, (128, (20, 60)), 128, 64, [], GOAL),
-    ("the same, 16 rows at once", MIDDLE, (64, (20, 60)), 16, 64, [], GOAL),
+    ("12.6 M decoder, 64 prompts of such lengths, 16 rows at once", MIDDLE, (64, (20, 60)), 16, 64, [], GOAL),
     ("12.6 M decoder, prompts of 100 tokens, at most 64 new", MIDDLE, (128, (90, 110)), 128, 64, [], GOAL),
     ("tiny decoder, prompts of 8 to 24 tokens, at most 32 new", TINY, (512, (8, 24)), 128, 32, [], GOAL),
     ("the same with a text of `until`", TINY, (512, (8, 24)), 128, 32, ["\n\n"], GOAL),
