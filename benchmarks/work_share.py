@@ -27,17 +27,16 @@ def main() -> None:
         seconds = sum(record.ended_at - record.started_at for record in records)
         clock = max(record.ended_at for record in records) - min(record.started_at for record in records)
         share = seconds / (clock * arguments.slots)
-        loading = [loading_seconds(arguments.folder, record) for record in records]
-        print(
-            f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}; "
-            f"a run's first step begins after {median(loading):.3f} s"
-        )
+        loading = [seconds for record in records for seconds in loading_seconds(arguments.folder, record)]
+        first = f"; a run's first step begins after {median(loading):.3f} s" if loading else ""
+        print(f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}{first}")
 
 
-def loading_seconds(folder: Path, record: TrialRecord) -> float:
-    """Seconds from a run's start to its first step, taken to be as long before its first line as the second line is behind it."""
+def loading_seconds(folder: Path, record: TrialRecord) -> list[float]:
+    """Seconds from a run's start to its first step, taken to be as long before its first line as the second line is behind it;
+    nothing of a run without two lines."""
     at = [line["at"] for line in read_steps(folder / record.trial_id)[:2]]
-    return max(0.0, 2 * at[0] - at[1] - record.started_at) if len(at) == 2 else 0.0
+    return [max(0.0, 2 * at[0] - at[1] - record.started_at)] if len(at) == 2 else []
 
 
 if __name__ == "__main__":

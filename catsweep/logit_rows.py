@@ -55,7 +55,7 @@ def read_rows_of_logits(
     """
     blockwise = _pays(distribution, vocab_size)
     read = read_in_blocks if blockwise else read_plainly
-    size = _num_rows_at_once(logits_NV, SLICE_LOGITS)
+    size = num_rows_at_once(logits_NV, SLICE_LOGITS)
     if blockwise and not logits_NV.is_cuda:
         size = max(1, BLOCK_LOGITS // (BLOCK * (1 if distribution is None else distribution.num_entries)))
     for start in range(0, len(logits_NV), size):
@@ -122,7 +122,7 @@ def read_in_blocks(
 def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Maxima of the whole blocks (N, M), the largest logits (N, 1), and sums of the blocks' exponentials less those (N, M)."""
     found = []
-    for rows_NV in torch.split(logits_NV, _num_rows_at_once(logits_NV, SCAN_LOGITS)):
+    for rows_NV in torch.split(logits_NV, num_rows_at_once(logits_NV, SCAN_LOGITS)):
         blocks_NMB, tail_NR = in_blocks(rows_NV, vocab_size)
         maxima_NM = blocks_NMB.amax(2)
         largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
@@ -132,7 +132,8 @@ def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(maxima), torch.cat(largest), torch.cat(masses)
 
 
-def _num_rows_at_once(logits_NV: Tensor, num_logits: int) -> int:
+def num_rows_at_once(logits_NV: Tensor, num_logits: int) -> int:
+    """Rows of so many logits, at least one; all on a GPU."""
     return len(logits_NV) if logits_NV.is_cuda else max(1, num_logits // logits_NV.shape[1])
 
 
