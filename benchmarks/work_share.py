@@ -29,7 +29,9 @@ def main() -> None:
         share = seconds / (clock * arguments.slots)
         loading = [seconds for record in records for seconds in loading_seconds(arguments.folder, record)]
         first = f"; a run's first step begins after {median(loading):.3f} s" if loading else ""
-        print(f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}{first}")
+        print(
+            f"{role}: {len(records)} runs of {seconds / len(records):.2f} s in {clock:.0f} s, work share {share:.3f}{first}"
+        )
 
 
 def loading_seconds(folder: Path, record: TrialRecord) -> list[float]:
