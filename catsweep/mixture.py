@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.metrics import metric_of
+from catsweep.commits import small_commit
 from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds, hide_leaks
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, refuse_empty, tokenizer_of_pair
@@ -179,7 +180,10 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
     trials = root / spec.name / "trials" / mixture.task
     mixed = read_mixture(mixture, spec, root=root)
     refuse_other_data(path, trials, mixed.keys)
+    commit = small_commit(spec.small, path)
     whole, facts = _prepare_model(mixture, spec, mixed, root=root, workers=workers)
+    for found in (whole, *facts.values()):
+        found["commit"] = commit
     for model in spec.chain:
         changed = spec.with_large(model)
         own = chain_mixture(mixed, mixture, changed)

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from catsweep.commits import small_commit
 from catsweep.crossfit import Folded, cross_fit
 from catsweep.data import TaskData, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
@@ -107,6 +108,7 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     inputs = read_inputs(task, spec, root=root)
     refuse_other_data(path, trials, inputs.keys)
     facts = _prepare_model(task, spec, inputs, root=root, workers=workers)
+    facts["commit"] = small_commit(spec.small, path)
     for model in spec.chain:
         changed = spec.with_large(model)
         own = chain_inputs(inputs, task, changed)

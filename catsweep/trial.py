@@ -27,6 +27,7 @@ from catsweep.cascade.cost import ModelShape, train_flops_per_step
 from catsweep.cascade.curve import audc
 from catsweep.cascade.latency import BatchSeconds, fit_latency
 from catsweep.cascade.rows import make_cascade, objective_value
+from catsweep.commits import at_commit
 from catsweep.errors import TrialDivergedError
 from catsweep.evaluate import evaluate
 from catsweep.federated import RunClients, cut_clients, run_in_turn, train_federated
@@ -50,6 +51,7 @@ from catsweep.shapes import model_shape
 from catsweep.sharding import whole_weights
 from catsweep.spec.filters import CleanOnlyFilter, NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name
+from catsweep.spec.model import PretrainedModel
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
@@ -77,6 +79,7 @@ def run_trial(
     workers = current_workers(spec.parallel)
     torch.manual_seed(spec.seed)
     unit = [Member(task, load_prepared(root, spec.sweep, result_name(spec.task, task))) for task in members(spec.task)]
+    spec = at_commit(spec, unit[0].prepared.facts["commit"])
     tokenizer = unit[0].prepared.tokenizer()
     model = build_model(spec.small, tokenizer, seed=spec.seed).to(workers.build_device)
     module = TargetLogits(model)
@@ -351,6 +354,7 @@ def make_record(
         facts=run_facts()
         | {
             "keys": keys,
+            "small_commit": spec.small.revision if isinstance(spec.small, PretrainedModel) else None,
             "latency": latency.to_dict() if latency else None,
             "target_positions_only": module.fast,
             "num_trained_parameters": num_trained_parameters(module.model),

@@ -32,7 +32,7 @@ from catsweep.records import (
     write_record,
 )
 from catsweep.retention import prune_weights
-from catsweep.space import build_confirm, build_trial, check_search, strata, training_tree
+from catsweep.space import Scalar, build_confirm, build_trial, check_search, strata, training_tree
 from catsweep.spec.dimensions import Node
 from catsweep.spec.load import Sweep
 from catsweep.spec.mixture import MixtureSpec
@@ -42,6 +42,9 @@ from catsweep.spec.task import TaskSpec
 from catsweep.sweep.anchor import Anchor, fix_anchor, guides, read_anchor
 from catsweep.sweep.studies import Observation, Told, suggest
 from catsweep.sweep.watch import forget_empty_stacks, hang_text, hung
+
+Asked = tuple[int, list[ObjectiveSpec], list[Observation]]
+"""What a suggestion is drawn from: the trial's number, what is optimised, and the trials so far."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Study:
         self.baseline: Study | None = None
         self.anchor: Anchor | None = None  # where an objective has a gap: fixed once the baseline has been searched
         self._remaining: int | None = None
+        self._ahead: tuple[Asked, tuple[Any, dict[str, Scalar]]] | None = None
 
     def next(self) -> TrialSpec | None:
         """The trial to run now; its spec.json is on storage. None: wait, or nothing is left."""
@@ -85,6 +89,20 @@ class Study:
             if not path.exists():
                 write_json(path, trial.to_json())
         return trial
+
+    def look_ahead(self) -> bool:
+        """Make the suggestion that `next` would take now, so that it is ready when a slot gets free; returns whether there is a
+        trial to give. Where one of this study ends before, its result counts, and `next` makes another."""
+        if self.objectives is None:
+            return False
+        if self.searched:
+            return self._next_confirm() is not None
+        if self._unfinished() is None:
+            number = self._next_number()
+            if number is None:
+                return False
+            self._suggestion(number)
+        return True
 
     def end(self, record: TrialRecord) -> None:
         """Take the record of a trial that ended."""
@@ -158,22 +176,37 @@ class Study:
         return [trial for trial in self.trials.values() if trial.number < self.budget]
 
     def _next_search(self) -> TrialSpec | None:
-        for trial in self.budgeted:
-            if trial.trial_id not in self.records and trial.trial_id not in self.running:
-                return trial
+        if (trial := self._unfinished()) is not None:
+            return trial
+        number = self._next_number()
+        if number is None:
+            return None
+        value, parameters = self._suggestion(number)
+        trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters, self.objectives or [])
+        self.trials[trial.trial_id] = trial
+        return trial
+
+    def _unfinished(self) -> TrialSpec | None:
+        """A trial that an earlier driver began."""
+        waiting = (trial for trial in self.budgeted if trial.trial_id not in {*self.records, *self.running})
+        return next(waiting, None)
+
+    def _next_number(self) -> int | None:
+        """The number of the next trial to suggest; None: enough run already, or all are there."""
         if len(self.running) >= max(2, self.budget // 4):
             return None
         taken = {trial.number for trial in self.trials.values()}
-        number = next((number for number in range(self.budget) if number not in taken), None)
-        if number is None:
-            return None
-        search = self.spec.search
-        history = self._history()
-        objectives = self.objectives or []
-        value, parameters = suggest(self.tree, search.sampler, objectives, self.task.task, number, history, self.told)
-        trial = build_trial(self.spec, self.task, self.stratum, number, value, parameters, objectives)
-        self.trials[trial.trial_id] = trial
-        return trial
+        return next((number for number in range(self.budget) if number not in taken), None)
+
+    def _suggestion(self, number: int) -> tuple[Any, dict[str, Scalar]]:
+        """Settings of trial `number`, kept until what they are drawn from changes."""
+        asked = number, self.objectives or [], self._history()
+        if self._ahead is None or self._ahead[0] != asked:
+            _, objectives, history = asked
+            sampler = self.spec.search.sampler
+            found = suggest(self.tree, sampler, objectives, self.task.task, number, history, self.told)
+            self._ahead = asked, found
+        return self._ahead[1]
 
     def _next_confirm(self) -> TrialSpec | None:
         if self.waits:
@@ -238,6 +271,7 @@ class Search:
         self.running: dict[str, Running] = {}
         self.ready: set[str] = set()
         self.failed_tasks: dict[str, str] = {}
+        self._is_ahead = False  # whether `look_ahead` has nothing new to see
         self.fix_anchors()
         self.error: Exception | None = None  # of our own code inside Tune or of another thread; see `raise_error`
 
@@ -250,13 +284,24 @@ class Search:
 
     def next(self) -> TrialSpec | None:
         """The next trial of the study that has got least so far, or None where all must wait or are done."""
-        usable = self.ready - set(self.failed_tasks)
-        open_studies = [study for study in self.studies.values() if study.task.task in usable and study.remaining]
-        for study in sorted(open_studies, key=lambda study: len(study.records) + len(study.running)):
+        self._is_ahead = False
+        for study in self._in_turn():
             if (trial := study.next()) is not None:
                 self.running[trial.trial_id] = Running(trial, time.time())
                 return trial
         return None
+
+    def look_ahead(self) -> None:
+        """While no slot is free: make the suggestion that `next` would take now."""
+        if not self._is_ahead:
+            any(study.look_ahead() for study in self._in_turn())
+            self._is_ahead = True
+
+    def _in_turn(self) -> list[Study]:
+        """Studies that have runs left, from the one that has got least so far. A trial that ends does not change their order."""
+        usable = self.ready - set(self.failed_tasks)
+        open_studies = [study for study in self.studies.values() if study.task.task in usable and study.remaining]
+        return sorted(open_studies, key=lambda study: len(study.records) + len(study.running))
 
     def raise_error(self) -> None:
         """Raise what our own code met where nobody could catch it, or another thread found: a driver elsewhere took over."""
@@ -306,6 +351,7 @@ class Search:
 
     def end(self, trial_id: str) -> TrialRecord:
         """A trial has ended. Returns its record: a finished trial has written it itself, for others it is written here."""
+        self._is_ahead = False
         running = self.running.pop(trial_id)
         forget_empty_stacks(self.folder / trial_id)
         storage.get_folder(self.folder / trial_id, skip=storage.NOT_PULLED)

@@ -22,6 +22,7 @@ from catsweep.spec.load import Sweep
 from catsweep.spec.sweep import TrialSpec
 from catsweep.sweep.changes import check_unchanged
 from catsweep.sweep.search import Search
+from catsweep.sweep.studies import suggest
 from catsweep.sweep.trainable import _failure
 
 
@@ -82,6 +83,42 @@ def test_a_search_that_was_cut_off_goes_on_with_the_same_suggestions(tmp_path: P
         search.next()  # given out, but its driver is killed before it ends
     assert {trial.trial_id: trial.parameters for trial in parts} == whole
     assert len(parts) == len(whole) == 2 * (14 + 2)
+
+
+def test_a_suggestion_is_ready_before_a_slot_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def noting(tree: Any, sampler: Any, objectives: Any, task: str, number: int, *rest: Any) -> Any:
+        asked.append((task, number))
+        return suggest(tree, sampler, objectives, task, number, *rest)
+
+    sweep = make_sweep(["a", "b", "c"], search__num_samples=14, space={"learning_rate": SPACE["learning_rate"]})
+    whole = {trial.trial_id: trial.parameters for trial in play(open_search(sweep, tmp_path / "whole"), slots=1)}
+    monkeypatch.setattr("catsweep.sweep.search.suggest", noting)
+    search = open_search(sweep, tmp_path / "ahead")
+    running = [search.next(), search.next()]
+    while (ended := running.pop(0)) is not None:
+        search.look_ahead()
+        asked.clear()
+        search.look_ahead()  # nothing new to see
+        finish(search, ended)
+        running.append(trial := search.next())
+        anew = [(trial.task.task, trial.number)] if trial and trial.role == "trial" else []
+        assert asked == (anew if trial and trial.task == ended.task else [])
+    assert {record.trial_id: dict(record.parameters) for record in search.records} == whole
+
+
+def test_a_suggestion_that_was_made_ahead_knows_a_result_that_came_since(tmp_path: Path) -> None:
+    sweep = make_sweep(["a"], search__num_samples=14, space={"learning_rate": SPACE["learning_rate"]})
+    ahead, plain = open_search(sweep, tmp_path / "ahead"), open_search(sweep, tmp_path / "plain")
+    for search in (ahead, plain):
+        running = [search.next(), search.next()]
+        while (ended := running.pop(0)) is not None:
+            if search is ahead:
+                search.look_ahead()
+            finish(search, ended)
+            running.append(search.next())
+    assert [record.parameters for record in ahead.records] == [record.parameters for record in plain.records]
 
 
 def test_unfinished_trials_come_first(tmp_path: Path) -> None:
