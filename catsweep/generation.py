@@ -221,6 +221,7 @@ class _Log:
         self.owners: list[NDArray[np.int64]] = []
         self.logits: list[Tensor] = []
         self.statistics: list[Tensor] = []
+        self.room = module.room_for(min(num_prompts, module.num_rows_at_once()))
 
     def add(
         self, whole: Tensor, running: NDArray[np.int64], alive: NDArray[np.bool_], step: int
@@ -228,7 +229,9 @@ class _Log:
         """The most probable tokens of the rows of a batch, on its device and here. running: their prompts; alive: whether
         they still need them."""
         picked = []
-        for _, logits_NV in self.module.head_in_parts(whole):
+        # Few logits are kept for some steps; of many, each part is summarised before the next one takes its place.
+        keeps = len(whole) * self.module.model.get_output_embeddings().weight.shape[0] <= SLICE_LOGITS
+        for _, logits_NV in self.module.head_in_parts(whole, room=None if keeps else self.room):
             picked.append(first_choice(logits_NV))
             self.logits.append(logits_NV)
             if sum(logits.numel() for logits in self.logits) > SLICE_LOGITS:

@@ -121,12 +121,14 @@ def read_in_blocks(
 
 def _scan(logits_NV: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Maxima of the whole blocks (N, M), the largest logits (N, 1), and sums of the blocks' exponentials less those (N, M)."""
-    found = []
-    for rows_NV in torch.split(logits_NV, num_rows_at_once(logits_NV, SCAN_LOGITS)):
+    found, size = [], num_rows_at_once(logits_NV, SCAN_LOGITS)
+    room_NV = torch.empty_like(logits_NV[:size])  # one for all slices, so that it stays in the cache
+    for rows_NV in torch.split(logits_NV, size):
         blocks_NMB, tail_NR = in_blocks(rows_NV, vocab_size)
         maxima_NM = blocks_NMB.amax(2)
         largest_N1 = torch.cat([maxima_NM, tail_NR], 1).amax(1, keepdim=True)
-        weights_NMB, _ = in_blocks((rows_NV - largest_N1).exp_(), vocab_size)
+        weights_NV = torch.sub(rows_NV, largest_N1, out=room_NV[: len(rows_NV)]).exp_()
+        weights_NMB, _ = in_blocks(weights_NV, vocab_size)
         found.append((maxima_NM, largest_N1, weights_NMB.sum(2)))
     maxima, largest, masses = zip(*found, strict=True)
     return torch.cat(maxima), torch.cat(largest), torch.cat(masses)

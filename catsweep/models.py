@@ -45,8 +45,11 @@ TRUSTED_VARIABLE = "CATSWEEP_TRUST_REMOTE_CODE"
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
 PROBE = "In 1969, two people walked on the Moon:\n  'How far is it?'"
 """A text that tokenisers with one vocabulary may still read differently: a first token, digits, spaces, capitals."""
+PART_LOGITS, PART_ROWS = 2**23, 256
+"""Logits that the head gives at once where no gradient is needed, or its rows where these are more: fewer rows would read the
+head's weights too often. [ours]"""
 MAX_LOGITS = 2**26
-"""Logits in memory at once where no gradient is needed: 256 MiB in float32."""
+"""At most so many in any case, and on a GPU: 256 MiB in float32."""
 
 
 def model_key(spec: AnyModel) -> str:
@@ -280,17 +283,42 @@ class TargetLogits(nn.Module):
         return head if self.fast and type(head) is nn.Linear and head.bias is None else None
 
     @torch.no_grad()
-    def in_parts(self, batch: Batch, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
+    def in_parts(
+        self, batch: Batch, max_logits: int | None = None, room: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """forward(batch) piece by piece: the places of some target tokens and their float32 logits, at most
-        `max_logits` numbers at once (at least one token's)."""
-        yield from self.head_in_parts(self(batch, head=not self.fast), max_logits)
+        `max_logits` numbers at once (at least one token's). A part is good until the next one is asked for."""
+        yield from self.head_in_parts(self(batch, head=not self.fast), max_logits, room)
 
-    def head_in_parts(self, whole: Tensor, max_logits: int = MAX_LOGITS) -> Iterator[tuple[slice, Tensor]]:
-        """The same of what stands before the head: hidden states where the fast path is taken, else float32 logits."""
-        num_rows = max(1, max_logits // self.model.get_output_embeddings().weight.shape[0])
+    @torch.no_grad()
+    def head_in_parts(
+        self, whole: Tensor, max_logits: int | None = None, room: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The same of what stands before the head: hidden states where the fast path is taken, else float32 logits.
+
+        room: of `room_for` as many rows; who asks often keeps one, since the system clears fresh memory, which takes a third
+        of the head's time. [ours]
+        """
+        num_rows = self.num_rows_at_once(max_logits)
+        if room is None:
+            room = self.room_for(min(num_rows, len(whole)))
         for start in range(0, len(whole), num_rows):
             part = slice(start, min(start + num_rows, len(whole)))
-            yield part, self._head(whole[part]) if self.fast else whole[part]
+            yield part, self._head(whole[part], room) if self.fast else whole[part]
+
+    def num_rows_at_once(self, max_logits: int | None = None) -> int:
+        """Rows of logits of a part."""
+        weight = self.model.get_output_embeddings().weight
+        if max_logits is None:
+            max_logits = MAX_LOGITS if weight.is_cuda else min(MAX_LOGITS, max(PART_LOGITS, PART_ROWS * len(weight)))
+        return max(1, max_logits // len(weight))
+
+    def room_for(self, num_rows: int) -> Tensor | None:
+        """Memory that takes the logits of so many rows again and again; None where the head is more than one product."""
+        head = self.plain_head
+        if head is None or self.sharded or head.weight.dtype != torch.float32:
+            return None
+        return head.weight.new_empty((num_rows, len(head.weight)))
 
     def _own(self, batch: Batch) -> Tensor:
         """The model's own logits, of a decoder from the first column on that holds a target position of any example."""
@@ -335,8 +363,11 @@ class TargetLogits(nn.Module):
         with self.model.get_output_embeddings().register_forward_pre_hook(keep):
             yield seen
 
-    def _head(self, hidden_ND: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden_ND).float()  # type: ignore[no-any-return]
+    def _head(self, hidden_ND: Tensor, room: Tensor | None = None) -> Tensor:
+        head = self.model.get_output_embeddings()
+        if room is not None:
+            return torch.mm(hidden_ND, head.weight.T, out=room[: len(hidden_ND)])
+        return head(hidden_ND).float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def choose_path(self, batch: Batch) -> bool:

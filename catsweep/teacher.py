@@ -26,7 +26,7 @@ from torch import Tensor
 
 from catsweep.data import TokenSplit, collate
 from catsweep.logit_rows import RowReading, read_rows_of_logits
-from catsweep.models import MAX_LOGITS, Architecture, TargetLogits
+from catsweep.models import Architecture, TargetLogits
 from catsweep.records import MANIFEST, read_json, write_atomic
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.tensors import TeacherSignal, to_device
@@ -34,9 +34,6 @@ from catsweep.wide_ids import join_ids, split_ids
 
 PART_SECONDS = 30.0
 """So often the pass keeps what it has seen: what a kill costs at most, and a write."""
-PART_LOGITS, PART_ROWS = 2**22, 128
-"""Logits that the head gives at once, or its rows where these are more: 16 MiB of memory are taken again without the system
-clearing them each time, and fewer rows would read the head's weights too often. [ours]"""
 HELD_OUT = "large_right_share_validation"
 
 
@@ -203,7 +200,8 @@ def teacher_pass(
     generator = torch.Generator(device=device)
     lengths = data.prompts.lengths + data.targets.lengths
     by_length = np.argsort(lengths, kind="stable") if only is None else only[np.argsort(lengths[only], kind="stable")]
-    part_logits = min(MAX_LOGITS, max(PART_LOGITS, PART_ROWS * module.model.get_output_embeddings().weight.shape[0]))
+    most_targets = batch_size * int(data.targets.lengths.max(initial=0))
+    room = module.room_for(min(most_targets, module.num_rows_at_once()))
     index, num_shares = share
     starts = list(range(index * batch_size, len(by_length), num_shares * batch_size))
     num_own = len(starts)
@@ -219,7 +217,7 @@ def teacher_pass(
         indices = by_length[start : start + batch_size]
         batch = to_device(collate(data, indices, architecture=architecture, pad_id=pad_id, start_id=start_id), device)
         where = data.target_places(indices)
-        for part, logits_NV in module.in_parts(batch, part_logits):
+        for part, logits_NV in module.in_parts(batch, room=room):
             if number >= num_own:
                 break
             here, target_ids_N = where[part], batch.target_ids_N[part]

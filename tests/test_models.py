@@ -103,7 +103,7 @@ def test_logits_in_parts_are_those_of_the_whole_batch(config: dict[str, Any], ma
     module.choose_path(batch)
     with torch.no_grad():
         whole = module(batch)
-    parts = list(module.in_parts(batch, max_logits))
+    parts = [(part, logits_PV.clone()) for part, logits_PV in module.in_parts(batch, max_logits)]
     assert len(parts) == {1: 8, 3 * 259: 3, 10**6: 1}[max_logits]
     largest = max(1.0, whole.abs().max().item())
     assert torch.allclose(torch.cat([logits for _, logits in parts]), whole, atol=1e-6 * largest)

@@ -32,10 +32,10 @@ SAMPLED, TOP_K = DistributionSpec(), DistributionSpec(kind="top_k")
 # name: config, prompt and target tokens, batch, batches, distributions
 CASES: dict[str, tuple[Any, int, int, int, int, tuple[DistributionSpec | None, ...]]] = {
     "the study's L, 12/10 tokens": (llama(64, 2, 96, 4), 12, 10, 128, 8, (None, SAMPLED, TOP_K)),
-    "12 M decoder, all targets, 4/160 tokens": (llama(256, 4, 32_000, 4), 4, 160, 4, 1, (None, SAMPLED, TOP_K)),
-    "12 M decoder, 160/8 tokens": (llama(256, 4, 32_000, 4), 160, 8, 8, 1, (None, TOP_K)),
-    "50 M decoder, all targets, 4/160 tokens": (llama(512, 8, 32_000, 8), 4, 160, 4, 1, (None, SAMPLED, TOP_K)),
-    "50 M decoder, 160/8 tokens": (llama(512, 8, 32_000, 8), 160, 8, 8, 1, (None, SAMPLED)),
+    "12 M decoder, all targets, 4/160 tokens": (llama(256, 4, 32_000, 4), 4, 160, 4, 4, (None, SAMPLED, TOP_K)),
+    "12 M decoder, 160/8 tokens": (llama(256, 4, 32_000, 4), 160, 8, 8, 4, (None, TOP_K)),
+    "50 M decoder, all targets, 4/160 tokens": (llama(512, 8, 32_000, 8), 4, 160, 4, 2, (None, SAMPLED, TOP_K)),
+    "50 M decoder, 160/8 tokens": (llama(512, 8, 32_000, 8), 160, 8, 8, 2, (None, SAMPLED)),
 }
 
 
