@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -77,8 +78,22 @@ def write(part: str, rows: Sequence[Row], command: str) -> None:
         except importlib.metadata.PackageNotFoundError:
             continue
     RESULTS.mkdir(exist_ok=True)
-    result = {"command": command, "machine": machine(), "versions": versions, "rows": [asdict(item) for item in rows]}
+    result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": commit(),
+              "versions": versions, "rows": [asdict(item) for item in rows]}  # fmt: skip
     (RESULTS / f"{part}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def commit() -> str:
+    """What was measured, with a plus where it had changes that no commit holds."""
+    git = ["git", "-C", str(RESULTS.parent)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+    changes = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no", "--", "../catsweep"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def machine() -> str:

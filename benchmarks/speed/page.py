@@ -35,6 +35,8 @@ ORDER = (
     "sweep",
     "scale",
     "packed",
+    "packed_trials",
+    "floor",
     "gpu",
 )
 
@@ -48,7 +50,8 @@ def main() -> None:
         part = parts[name]
         versions = ", ".join(f"{package} {version}" for package, version in part["versions"].items())
         text += (
-            f"\n## {name.replace('_', ' ').capitalize()}\n\n`{part['command']}` on {part['machine']}; {versions}.\n\n"
+            f"\n## {name.replace('_', ' ').capitalize()}\n\n`{part['command']}` on {part['machine']}"
+            f"{when(part)}; {versions}.\n\n"
         )
         text += "| measurement | ours | peer | unit | ratio (min-max) | goal | peer, notes |\n|---|--:|--:|---|--:|---|---|\n"
         for row in part["rows"]:
@@ -59,6 +62,11 @@ def main() -> None:
             )
     text += "" if "gpu" in parts else WITHOUT_GPU
     (RESULTS.parent / "results.md").write_text(text)
+
+
+def when(part: dict[str, str]) -> str:
+    """Date and commit, where the part has them."""
+    return f", {part['date']}, commit {part['commit']}" if "date" in part else ""
 
 
 def ratio(values: list[float]) -> str:

@@ -33,7 +33,10 @@ class SweepScheduler(FIFOScheduler):  # type: ignore[misc]
         own, Tune kills this. The oldest waiting trial is the one whose process is starting: given to it, every trial
         that ends would kill a start, and a slot whose start takes longer than a trial would never be used.
         """
-        return next((trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING"), None)
+        live = tune_controller.get_live_trials()  # not all trials that there ever were: Tune asks at every event
+        waiting = {trial.config["trial_id"]: trial for trial in live if trial.status == "PENDING"}
+        newest = next((trial_id for trial_id in reversed(self.search.running) if trial_id in waiting), None)
+        return waiting.get(newest)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial joins its study's ASHA, with what it reported before it was interrupted."""

@@ -131,9 +131,11 @@ def test_a_trial_with_several_workers_gets_its_decision_through_its_folder(tmp_p
 def test_a_process_that_got_free_goes_to_the_newest_trial_and_not_to_one_whose_process_is_starting(
     tmp_path: Path,
 ) -> None:
-    trials = [SimpleNamespace(status=status) for status in ("TERMINATED", "RUNNING", "PENDING", "PENDING", "RUNNING")]
-    controller = SimpleNamespace(get_trials=lambda: trials)
+    statuses = ("RUNNING", "PENDING", "PENDING", "RUNNING")
+    trials = [SimpleNamespace(status=status, config={"trial_id": f"t{i}"}) for i, status in enumerate(statuses)]
+    controller = SimpleNamespace(get_live_trials=lambda: trials[::-1])  # a set, in no order
     scheduler = Play(tmp_path, space={}).scheduler
-    assert scheduler.choose_trial_to_run(controller) is trials[3]
-    trials[2].status = trials[3].status = "RUNNING"
+    scheduler.search.running = {f"t{i}": None for i in range(len(trials))}
+    assert scheduler.choose_trial_to_run(controller) is trials[2]
+    trials[1].status = trials[2].status = "RUNNING"
     assert scheduler.choose_trial_to_run(controller) is None
