@@ -33,6 +33,7 @@ ORDER = (
     "large_pass",
     "curves",
     "sweep",
+    "loading",
     "scale",
     "packed",
     "packed_trials",
