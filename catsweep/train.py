@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from catsweep.checkpoint import load_checkpoint, save_checkpoint
 from catsweep.data import TokenSplit, collate, collate_parts, packed_batch
 from catsweep.errors import TrialDivergedError
+from catsweep.filters.build import compares_tokens
 from catsweep.filters.injected import detection
 from catsweep.health import KeptShareWatch
 from catsweep.losses import build_chunked_loss, build_loss
@@ -30,7 +31,7 @@ from catsweep.mixing import MixtureOrder
 from catsweep.models import Architecture, TargetLogits, checkpoint_activations
 from catsweep.records import append_step, read_steps
 from catsweep.sharding import local, release, shard, whole
-from catsweep.spec.training import TrainingSpec
+from catsweep.spec.training import CatDistLoss, CatXentLoss, TrainingSpec
 from catsweep.tensors import Batch, Head, HeadInputs, LossInputs, LossOutput, TeacherSignal, to_device
 from catsweep.workers import Workers, first_rank_says
 
@@ -84,6 +85,12 @@ class TrainingData:
         """Where the examples `indices` of this run stand in the split."""
         return indices if self.only is None else self.only[indices]
 
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of the examples `indices`, prompt and target together."""
+        places = self.places(indices)
+        prompts, targets = self.tokens.prompts.offsets, self.tokens.targets.offsets
+        return prompts[places + 1] - prompts[places] + targets[places + 1] - targets[places]
+
     def mean_lengths(self) -> tuple[float, float]:
         """Mean number of prompt and of target tokens."""
         places = self.places(np.arange(len(self)))
@@ -108,20 +115,36 @@ class MixedData:
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """A micro-batch of some examples, counted through all members, in the order of members."""
         first = self.parts[0]
-        ends = np.cumsum([len(part) for part in self.parts])
-        member = np.searchsorted(ends, indices, side="right")
-        chosen = [
-            (part, indices[member == number] - (ends[number] - len(part)))
-            for number, part in enumerate(self.parts)
-            if (member == number).any()
-        ]
+        chosen = self._by_member(indices)
         return collate_parts(
-            [(part.tokens, part.places(local), part.teacher) for part, local in chosen],
+            [(part.tokens, part.places(own), part.teacher) for part, _, own in chosen],
             architecture=first.architecture,
             pad_id=first.pad_id,
             start_id=first.start_id,
-            pack=first.pack,
+            pack=self.pack,
         )
+
+    @property
+    def pack(self) -> bool:
+        """Whether several examples are put into a row."""
+        return self.parts[0].pack
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of the examples `indices`, prompt and target together."""
+        found = np.empty(len(indices), np.int64)
+        for part, where, own in self._by_member(indices):
+            found[where] = part.lengths(own)
+        return found
+
+    def _by_member(self, indices: NDArray[np.int64]) -> list[tuple[TrainingData, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Each member that has some of these examples: which, and where they stand in the member."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        member = np.searchsorted(ends, indices, side="right")
+        return [
+            (part, member == number, indices[member == number] - (ends[number] - len(part)))
+            for number, part in enumerate(self.parts)
+            if (member == number).any()
+        ]
 
     def order(self, batch_size: int, seed: int) -> MixtureOrder:
         """The examples of every step."""
@@ -295,7 +318,7 @@ def _step(
     _seed_torch(mix_seed(seed, step, workers.rank))
     generator = torch.Generator().manual_seed(mix_seed(seed, step, workers.rank, 1))
     optimizer.zero_grad(set_to_none=True)
-    micro_batches = np.array_split(mine, math.ceil(len(mine) / (spec.micro_batch_size or len(mine))))
+    micro_batches = cut(mine, data, spec)
     total: dict[str, Tensor] = {}
     for number, indices in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
@@ -323,6 +346,16 @@ def _step(
     torch._foreach_mul_([local(gradient) for gradient in gradients], scale.float())
     optimizer.step()
     return total | {"grad_norm": norm, "denominator": count}
+
+
+def cut(mine: NDArray[np.int64], data: TrainingData | MixedData, spec: TrainingSpec) -> list[NDArray[np.int64]]:
+    """The micro-batches of a step. Examples that get a row each are put together by length, so that rows hold less padding; not
+    where a filter compares the tokens of a micro-batch, which would see other ones."""
+    num = math.ceil(len(mine) / (spec.micro_batch_size or len(mine)))
+    asked = spec.loss.filter if isinstance(spec.loss, CatXentLoss | CatDistLoss) else None
+    if num > 1 and not data.pack and not (asked is not None and compares_tokens(asked)):
+        mine = mine[np.argsort(data.lengths(mine), kind="stable")]
+    return np.array_split(mine, num)
 
 
 def readable(sums: Mapping[str, Tensor | float], spec: TrainingSpec, step: int) -> dict[str, float]:

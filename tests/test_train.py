@@ -18,7 +18,7 @@ from catsweep.errors import TrialDivergedError
 from catsweep.models import TargetLogits, build_model, make_tokenizer
 from catsweep.records import read_steps
 from catsweep.sharding import whole
-from catsweep.spec.filters import NamedQuadrants, SoftFilter, ThresholdFilter, TopKFilter
+from catsweep.spec.filters import NamedQuadrants, ShuffledFilter, SoftFilter, ThresholdFilter, TopKFilter
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.training import (
     CatDistLoss,
@@ -30,7 +30,7 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
-from catsweep.train import BatchLoss, MixedData, TrainingData, learning_rate, train
+from catsweep.train import BatchLoss, MixedData, TrainingData, cut, learning_rate, train
 from catsweep.workers import Workers
 
 CONFIG = {
@@ -148,6 +148,24 @@ def test_one_and_four_micro_batches_take_the_same_steps(loss: LossSpec) -> None:
     split = run(spec(loss, max_grad_norm=None, micro_batch_size=4), dtype=torch.float64)
     assert not torch.equal(whole, flat(module()).double())
     assert torch.allclose(whole, split, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [some_data, mixed_data])
+def test_micro_batches_hold_examples_of_one_length_unless_a_filter_compares_their_tokens(
+    make: Callable[[], TrainingData | MixedData],
+) -> None:
+    data = make()
+    mine = data.order(16, 7).batch(0)
+    parts = cut(mine, data, spec(CatXentLoss(), micro_batch_size=4))
+    assert sorted(np.concatenate(parts)) == sorted(mine)
+    lengths = [data.lengths(part).tolist() for part in parts]
+    assert np.array_equal(np.concatenate(lengths), np.sort(np.concatenate(lengths)))
+    for part, own in zip(parts, lengths, strict=True):
+        batch = data.batch(part)
+        assert batch.attention_mask_BS is not None
+        assert sorted(batch.attention_mask_BS.sum(1) + 1) == own  # nothing follows the last target token
+    compared = cut(mine, data, spec(CatXentLoss(filter=ShuffledFilter()), micro_batch_size=4))
+    assert np.array_equal(np.concatenate(compared), mine)
 
 
 def test_activation_checkpointing_takes_the_same_steps() -> None:
