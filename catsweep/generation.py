@@ -234,7 +234,7 @@ class _Log:
         for _, logits_NV in self.module.head_in_parts(whole, room=None if keeps else self.room):
             picked.append(first_choice(logits_NV))
             self.logits.append(logits_NV)
-            if sum(logits.numel() for logits in self.logits) > SLICE_LOGITS:
+            if not keeps or sum(logits.numel() for logits in self.logits) > SLICE_LOGITS:
                 self._summarise()
         ids_B = picked[0] if len(picked) == 1 else torch.cat(picked)
         ids = ids_B.cpu().numpy()

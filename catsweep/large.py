@@ -35,7 +35,6 @@ from catsweep.models import (
     TargetLogits,
     build_model,
     load_config,
-    model_key,
 )
 from catsweep.records import read_rows, write_rows
 from catsweep.served import served_rows, served_signal
@@ -134,7 +133,6 @@ class LargeModel:
             "keys": inputs.keys,
             "num_rows": {split: len(rows) for split, rows in inputs.examples.items()},
             "source": source_fingerprint(task, spec.data_folder),
-            "small": model_key(spec.small),
             "architecture": inputs.architecture,
             "large_shape": model_shape(self.config).to_dict(),
             "signal": signal,

@@ -14,13 +14,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.cascade.metrics import metric_of
-from catsweep.commits import small_commit
+from catsweep.commits import at_commit, small_facts
 from catsweep.errors import DataError
 from catsweep.folds import Folds, cut_folds, hide_leaks
 from catsweep.inputs import Inputs, data_key, large_key, make_inputs, read_examples, refuse_empty, tokenizer_of_pair
 from catsweep.large import EVALUATION_SPLITS, LargeModel
 from catsweep.mixing import leaking
-from catsweep.models import Architecture, model_key
+from catsweep.models import Architecture
 from catsweep.prepare import cross_fit_signals, prepare_task, prepared_path, refuse_other_data, write_data
 from catsweep.records import write_json
 from catsweep.spec.base import Json, digest
@@ -178,12 +178,13 @@ def prepare_mixture(mixture: MixtureSpec, spec: SweepSpec, *, root: Path) -> Jso
     workers = current_workers(spec.resources.large.parallel)
     path = prepared_path(root, spec.name, mixture.task)
     trials = root / spec.name / "trials" / mixture.task
+    known = small_facts(spec.small, path)
+    spec = at_commit(spec, known["commit"])
     mixed = read_mixture(mixture, spec, root=root)
     refuse_other_data(path, trials, mixed.keys)
-    commit = small_commit(spec.small, path)
     whole, facts = _prepare_model(mixture, spec, mixed, root=root, workers=workers)
     for found in (whole, *facts.values()):
-        found["commit"] = commit
+        found |= known
     for model in spec.chain:
         changed = spec.with_large(model)
         own = chain_mixture(mixed, mixture, changed)
@@ -230,7 +231,6 @@ def _prepare_model(
         "keys": mixed.keys,
         "num_rows": {split: sum(found["num_rows"][split] for found in facts.values()) for split in own["num_rows"]},
         "source": unit_fingerprint(mixture, spec.data_folder),
-        "small": model_key(spec.small),
         "architecture": own["architecture"],
         "large_shape": own["large_shape"],
         "rates": mixed.rates,

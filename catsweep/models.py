@@ -149,17 +149,22 @@ def _from_hub(auto: Any, spec: PretrainedModel, **options: object) -> Any:
     try:
         return auto.from_pretrained(spec.pretrained, revision=spec.revision, trust_remote_code=trusted, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"pretrained: {spec.pretrained!r} brings Python code of its own, which would run here; expected a model "
-                "that transformers knows. Read the code, and name the repository to run it: "
-                f"--trust-remote-code {spec.pretrained}"
-            ) from None
-        raise ModelError(
-            f"pretrained: cannot load {spec.pretrained!r} ({reason}); expected a hub name or a local folder with "
-            "config.json and safetensors. Offline: download it once and give the folder's path"
-        ) from None
+        raise cannot_load(spec, error) from None
+
+
+def cannot_load(spec: PretrainedModel, error: Exception) -> ModelError:
+    """What to tell where a checkpoint cannot be loaded."""
+    reason = str(error).strip().splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"pretrained: {spec.pretrained!r} brings Python code of its own, which would run here; expected a model "
+            "that transformers knows. Read the code, and name the repository to run it: "
+            f"--trust-remote-code {spec.pretrained}"
+        )
+    return ModelError(
+        f"pretrained: cannot load {spec.pretrained!r} ({reason}); expected a hub name or a local folder with "
+        "config.json and safetensors. Offline: download it once and give the folder's path"
+    )
 
 
 def load_tokenizer(spec: AnyModel, texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from catsweep.commits import small_commit
+from catsweep.commits import at_commit, small_facts
 from catsweep.crossfit import Folded, cross_fit
 from catsweep.data import TaskData, write_task_data
 from catsweep.errors import ModelError, SweepChangedError
@@ -105,10 +105,11 @@ def prepare_task(task: TaskSpec, spec: SweepSpec, *, root: Path) -> dict[str, An
     workers = current_workers(spec.resources.large.parallel)
     path = prepared_path(root, spec.name, task.task)
     trials = root / spec.name / "trials" / task.task
+    known = small_facts(spec.small, path)
+    spec = at_commit(spec, known["commit"])
     inputs = read_inputs(task, spec, root=root)
     refuse_other_data(path, trials, inputs.keys)
-    facts = _prepare_model(task, spec, inputs, root=root, workers=workers)
-    facts["commit"] = small_commit(spec.small, path)
+    facts = _prepare_model(task, spec, inputs, root=root, workers=workers) | known
     for model in spec.chain:
         changed = spec.with_large(model)
         own = chain_inputs(inputs, task, changed)

@@ -51,7 +51,6 @@ from catsweep.shapes import model_shape
 from catsweep.sharding import whole_weights
 from catsweep.spec.filters import CleanOnlyFilter, NamedQuadrants
 from catsweep.spec.mixture import MixtureSpec, members, result_name
-from catsweep.spec.model import PretrainedModel
 from catsweep.spec.search import ObjectiveSpec, lower_is_better
 from catsweep.spec.sweep import TrialSpec
 from catsweep.spec.task import TaskSpec
@@ -79,7 +78,7 @@ def run_trial(
     workers = current_workers(spec.parallel)
     torch.manual_seed(spec.seed)
     unit = [Member(task, load_prepared(root, spec.sweep, result_name(spec.task, task))) for task in members(spec.task)]
-    spec = at_commit(spec, unit[0].prepared.facts["commit"])
+    spec = at_commit(spec, unit[0].prepared.facts.get("commit"))
     tokenizer = unit[0].prepared.tokenizer()
     model = build_model(spec.small, tokenizer, seed=spec.seed).to(workers.build_device)
     module = TargetLogits(model)
@@ -354,7 +353,7 @@ def make_record(
         facts=run_facts()
         | {
             "keys": keys,
-            "small_commit": spec.small.revision if isinstance(spec.small, PretrainedModel) else None,
+            "small_commit": unit[0].prepared.facts.get("commit"),
             "latency": latency.to_dict() if latency else None,
             "target_positions_only": module.fast,
             "num_trained_parameters": num_trained_parameters(module.model),

@@ -15,7 +15,7 @@ from synthetic import TINY_LLAMA
 
 from catsweep.models import build_model, load_tokenizer
 from catsweep.spec.load import Sweep
-from catsweep.spec.model import ByteTokenizer, ScratchModel
+from catsweep.spec.model import BpeTokenizer, ByteTokenizer, ScratchModel
 
 PREPARE = (
     "from catsweep.mixture import prepare_unit; print(prepare_unit(sweep.tasks[0], sweep.spec, root=root)['commit'])"
@@ -34,13 +34,13 @@ OLD, NEW = "a" * 40, "b" * 40
 
 @pytest.fixture
 def server(tmp_path: Path) -> Hub:
-    """A checkpoint with two commits, of other weights; `main` is the first."""
-    spec = ScratchModel(config=TINY_LLAMA, tokenizer=ByteTokenizer())
+    """A checkpoint with two commits, of other weights and another tokeniser; `main` is the first."""
     with hub() as server:
-        for seed, commit in enumerate((OLD, NEW)):
+        for commit, made in ((OLD, ByteTokenizer()), (NEW, BpeTokenizer(vocab_size=300))):
             server.commits[commit] = folder = tmp_path / commit
-            tokenizer = load_tokenizer(spec, [])
-            build_model(spec, tokenizer, seed=seed).save_pretrained(folder)
+            spec = ScratchModel(config=TINY_LLAMA, tokenizer=made)
+            tokenizer = load_tokenizer(spec, ["ab" * 50, "cd" * 50])
+            build_model(spec, tokenizer, seed=0).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         server.main = OLD
         yield server
@@ -74,3 +74,16 @@ def test_trials_take_one_commit_and_do_not_ask_the_hub(
     assert server.asked == []
     assert python(PREPARE, server, sweep, tmp_path) == OLD  # a sweep that goes on stays with its commit
     assert python(PREPARE.replace("root=root", "root=root / 'new'"), server, sweep, tmp_path) == NEW
+
+
+def test_a_commit_without_safetensors_is_refused_before_anything_is_made(
+    make_sweep: Callable[..., Sweep], task_folder: Path, tmp_path: Path, server: Hub
+) -> None:
+    make_sweep(small={"pretrained": "some/model"})
+    sweep = shutil.copytree(task_folder, tmp_path / "tasks") / "sweep.yaml"
+    (server.commits[OLD] / "model.safetensors").rename(server.commits[OLD] / "pytorch_model.bin")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        python(PREPARE, server, sweep, tmp_path)
+    told = caught.value.stderr.splitlines()[-1]
+    assert "ModelError: pretrained: 'some/model' has no model.safetensors at commit aaaa" in told
+    assert not (tmp_path / "cache").exists()

@@ -71,6 +71,15 @@ def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: py
     same(found, expected)
 
 
+def test_logits_in_parts_are_summarised_before_others_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = with_an_end(make(LLAMA))
+    assert module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=None))
+    expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    monkeypatch.setattr(TargetLogits, "num_rows_at_once", lambda *_: len(PROMPTS) - 1)  # the last part is one row
+    monkeypatch.setattr(generation, "SLICE_LOGITS", 2 * len(TOKENIZER))
+    same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
+
+
 def test_rows_that_ended_leave_the_batch() -> None:
     module = with_an_end(make(LLAMA))
     widths: list[int] = []

@@ -120,6 +120,7 @@ def _prepare_in_group(
 
 
 def _prepare_worker(config: dict[str, Any]) -> None:
+    _bring(config["task"].task, config["spec"], config["root"])  # it may run on another node
     facts = config["prepare_task"](config["task"], config["spec"], root=config["root"])
     if train.get_context().get_world_rank() == 0:
         write_json(config["facts"], facts)

@@ -35,8 +35,18 @@ class SweepScheduler(FIFOScheduler):  # type: ignore[misc]
         """
         live = tune_controller.get_live_trials()  # not all trials that there ever were: Tune asks at every event
         waiting = {trial.config["trial_id"]: trial for trial in live if trial.status == "PENDING"}
+        if not waiting:
+            self._look_ahead()
         newest = next((trial_id for trial_id in reversed(self.search.running) if trial_id in waiting), None)
         return waiting.get(newest)
+
+    def _look_ahead(self) -> None:
+        """All that can run does: time for the next suggestion."""
+        try:
+            if not self.search.error:
+                self.search.look_ahead()
+        except Exception as error:
+            self.search.error = error
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial joins its study's ASHA, with what it reported before it was interrupted."""

@@ -188,8 +188,10 @@ class Study:
 
     def _unfinished(self) -> TrialSpec | None:
         """A trial that an earlier driver began."""
-        waiting = (trial for trial in self.budgeted if trial.trial_id not in {*self.records, *self.running})
-        return next(waiting, None)
+        for trial in self.budgeted:
+            if trial.trial_id not in self.records and trial.trial_id not in self.running:
+                return trial
+        return None
 
     def _next_number(self) -> int | None:
         """The number of the next trial to suggest; None: enough run already, or all are there."""
@@ -292,10 +294,14 @@ class Search:
         return None
 
     def look_ahead(self) -> None:
-        """While no slot is free: make the suggestion that `next` would take now."""
-        if not self._is_ahead:
-            any(study.look_ahead() for study in self._in_turn())
-            self._is_ahead = True
+        """While no slot is free: make the suggestion that `next` would take now. Not where half of what runs is of the same
+        study: it would be made twice."""
+        if self._is_ahead:
+            return
+        self._is_ahead = True
+        for study in self._in_turn():
+            if 2 * len(study.running) >= len(self.running) or study.look_ahead():
+                return
 
     def _in_turn(self) -> list[Study]:
         """Studies that have runs left, from the one that has got least so far. A trial that ends does not change their order."""

@@ -53,7 +53,6 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             if self.search.finished or self.search.error:
                 return str(Searcher.FINISHED)
             if len(self.search.running) >= self.max_in_flight():
-                self.search.look_ahead()
                 return None
             trial = self.search.next()
             if trial is None:
