@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 MAX_PADDING = 0.04
 """A batch with a smaller share of padding tokens is left as it is."""
-MAX_ROW = 3
+MAX_ROW = 4
 """A row is at most so many times as long as the longest example of its batch."""
 
 

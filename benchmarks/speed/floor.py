@@ -1,14 +1,13 @@
 """How much of what the processor could do each pass reaches: `python benchmarks/speed/floor.py`.
 
-One thread. First what this machine does: GFLOP/s of a matrix product of such shapes, and GB/s of a pass over memory that no cache
-holds. Then each case: FLOPs as torch's own counter sees them in our pass (products and attention, nothing else), and the
-bytes that have to come from memory: weights once a pass, their gradients and AdamW's moments once a step, logits twice. The
-floor is the longer of both times; the ratio is floor / ours.
+One thread. Beside each case, what this machine does: GFLOP/s of a matrix product of such shapes, and GB/s of a pass over memory
+that no cache holds. Of the case: FLOPs as torch's own counter sees them in our pass (products, and attention over pairs that may
+see each other, nothing else), and the bytes that have to come from memory: weights once a pass, their gradients and AdamW's
+moments once a step, logits twice. The floor is the longer of both times; the ratio is floor / ours.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import statistics
@@ -23,7 +22,7 @@ import numpy as np
 import step as step_part
 import torch
 from measure import Row, write
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from catsweep.models import TargetLogits
@@ -33,6 +32,7 @@ from catsweep.train import BatchLoss, _step, make_optimizer
 from catsweep.workers import current_workers
 
 REPEATS = 9
+MUCH = torch.ones(2**28)
 
 
 def median_seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -46,9 +46,25 @@ def median_seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(taken)
 
 
+def _attention(query: Any, key: Any, value: Any, *rest: Any, **names: Any) -> int:
+    """A token sees itself and those before it: half of the pairs where queries and keys are the same tokens."""
+    return sdpa_flop_count(query, key, value) // (2 if query[2] == key[2] > 1 else 1)
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **names: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value) // (2 if query[2] == key[2] > 1 else 1)
+
+
+ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""torch's counter knows the GPU's kernels only."""
+
+
 def flops(call: Callable[[], object]) -> int:
     """Of products and attention within a call."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=ON_CPU)
     with counter:
         call()
     return int(counter.get_total_flops())
@@ -58,13 +74,23 @@ def rates() -> tuple[float, float]:
     """FLOP/s of a product of 1,344 tokens with a matrix of 256 x 1,024; bytes/s of a sum over 1 GiB."""
     left, right, out = torch.randn(1344, 256), torch.randn(256, 1024), torch.empty(1344, 1024)
     product = median_seconds(lambda: [torch.mm(left, right, out=out) for _ in range(20)]) / 20
-    much = torch.ones(2**28)
-    return 2 * 1344 * 256 * 1024 / product, much.numel() * 4 / median_seconds(much.sum)
+    return 2 * 1344 * 256 * 1024 / product, MUCH.numel() * 4 / median_seconds(MUCH.sum, repeats=3)
 
 
-def num_bytes(model: torch.nn.Module) -> int:
-    """Of a model's weights."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+def num_bytes(module: TargetLogits) -> int:
+    """Of a model's weights, without input embeddings of their own, of which a pass reads some rows."""
+    model = module.model
+    embedded, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = [one for one in model.parameters() if one is not embedded or one is head]
+    return sum(one.numel() * one.element_size() for one in weights)
+
+
+def num_passes(call: Callable[[], object], module: TargetLogits) -> int:
+    """How often a call runs the model."""
+    seen: list[int] = []
+    with module.model.base_model.register_forward_hook(lambda *_: seen.append(1)):
+        call()
+    return len(seen)
 
 
 def steps() -> list[tuple[str, Callable[[], object], int]]:
@@ -115,29 +141,25 @@ def answers() -> list[tuple[str, Callable[[], object], int]]:
     that run are left out."""
     what, config, shape, batch_size, _ = choices_part.CASES[0]
     module, split = choices_part.make(config), choices_part.make_split(*shape)
-    num_batches = -(-len(split) // batch_size)
-    found = [
-        (f"choices, {what}", functools.partial(choices_part.ours, module, split, batch_size), 2 * num_batches * num_bytes(module))
-    ]  # fmt: skip
+    call = functools.partial(choices_part.ours, module, split, batch_size)
+    found = [(f"choices, {what}", call, num_passes(call, module) * num_bytes(module))]
     for number in (0, 1):
         name, config, shape, batch_size, new_tokens, until, _ = generation_part.CASES[number]
         texts = generation_part.make_texts(*shape)
         module, tokenizer = generation_part.make(config, texts, new_tokens)
         rows = generation_part.split_of(tokenizer, texts)
         call = functools.partial(generation_part.ours, module, tokenizer, rows, batch_size, new_tokens, until)
-        num_steps = -(-len(rows) // batch_size) * new_tokens
-        found.append((f"generation, {name}, {batch_size} rows", call, num_steps * num_bytes(module)))
+        found.append((f"generation, {name}", call, num_passes(call, module) * num_bytes(module)))
     return found
 
 
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
-    a_second, bytes_a_second = rates()
-    print(f"{a_second / 1e9:.0f} GFLOP/s, {bytes_a_second / 1e9:.1f} GB/s", flush=True)
     rows = []
     for name, call, size in [*steps(), *passes(), *answers()]:
-        seconds, work = median_seconds(call), flops(copy.copy(call))
+        seconds, (a_second, bytes_a_second) = median_seconds(call), rates()
+        work = statistics.median(flops(call) for _ in range(4))  # a step's batches differ in length
         by_work, by_bytes = work / a_second, size / bytes_a_second
         note = (
             f"{work / 1e9:.3g} GFLOP at {a_second / 1e9:.0f} GFLOP/s take {by_work:.3g} s, {size / 1e9:.3g} GB at "

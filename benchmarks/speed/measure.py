@@ -69,6 +69,20 @@ def row(
     )
 
 
+def commit() -> str:
+    """What is measured, with a plus where catsweep has changes that no commit holds."""
+    git = ["git", "-C", str(RESULTS.parent)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+    changes = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../catsweep"], capture_output=True, text=True, check=False
+    )
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+COMMIT = commit()
+"""When the process started: commits may be made while it measures."""
+
+
 def write(part: str, rows: Sequence[Row], command: str) -> None:
     """Write the rows of a part, with the versions and the machine of this run. command: what makes them again."""
     versions = {}
@@ -78,22 +92,9 @@ def write(part: str, rows: Sequence[Row], command: str) -> None:
         except importlib.metadata.PackageNotFoundError:
             continue
     RESULTS.mkdir(exist_ok=True)
-    result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": commit(),
+    result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": COMMIT,
               "versions": versions, "rows": [asdict(item) for item in rows]}  # fmt: skip
     (RESULTS / f"{part}.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
-def commit() -> str:
-    """What was measured, with a plus where it had changes that no commit holds."""
-    git = ["git", "-C", str(RESULTS.parent)]
-    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
-    changes = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", "--", "../catsweep"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def machine() -> str:

@@ -3,8 +3,9 @@
 What packed.py says of a step, for trials an hour: K trials of search_spaces/study.yaml on one of its tasks (cat_xent/either, the
 study's learning rates, 80 steps, an evaluation at the end, rows and record), each with the seed that the search gives it. Solo:
 `run_trial` K times. Packed: the prototype of packed.py trains all of them at once, then each is answered, judged and written by
-the same `run_trial`, whose training only takes the weights over. One thread's CPU seconds; the large model is a short
-fine-tune, since trials read its signal only. Memory: what a process grows by while it trains, each in a process of its own.
+the same `run_trial`, whose training only takes the weights over; so it makes each model twice, and writes a trial's steps not at
+all. One thread's CPU seconds; the large model is a short fine-tune, since trials read its signal only. Memory: what a process
+grows by while it trains, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def in_pack(specs: Sequence[TrialSpec], root: Path) -> packed.Stack:
     return stack
 
 
-def answer(spec: TrialSpec, weights: dict[str, torch.Tensor], root: Path, folder: Path) -> None:
-    """Rows and record of a trial that was trained in a pack."""
+def answer(spec: TrialSpec, weights: dict[str, torch.Tensor], root: Path, folder: Path) -> float:
+    """Rows and record of a trial that was trained in a pack; returns its objective."""
 
     def take_over(
         module: Any, data: Any, spec: TrialSpec, unit: Any, workers: Any, on_evaluation: Any, **_: Any
@@ -73,12 +74,12 @@ def answer(spec: TrialSpec, weights: dict[str, torch.Tensor], root: Path, folder
         on_evaluation(spec.training.steps)
 
     with patch.object(trials_file, "fit", take_over):
-        run_trial(spec, root=root, folder=folder, report=lambda metrics: None)
+        return run_trial(spec, root=root, folder=folder, report=lambda metrics: None).objective or 0.0
 
 
 def measure(sweep: Sweep, root: Path, num: int, repeats: int) -> list[Row]:
     """Seconds and megabytes of a trial, in a pack of `num` and alone."""
-    specs = trial_specs(sweep, num)
+    specs, objectives = trial_specs(sweep, num), dict[str, list[float]]()
 
     def folder(spec: TrialSpec) -> Path:
         made = Path(tempfile.mkdtemp(dir=root)) / str(spec.number)
@@ -88,16 +89,21 @@ def measure(sweep: Sweep, root: Path, num: int, repeats: int) -> list[Row]:
     def pack() -> None:
         stack = in_pack(specs, root)
         for number, spec in enumerate(specs):
-            answer(spec, stack.weights(number), root, folder(spec))
+            found = answer(spec, stack.weights(number), root, folder(spec))
+            objectives.setdefault(spec.trial_id, [0.0, 0.0])[0] = found
 
     def solo() -> None:
         for spec in specs:
-            run_trial(spec, root=root, folder=folder(spec), report=lambda metrics: None)
+            record = run_trial(spec, root=root, folder=folder(spec), report=lambda metrics: None)
+            objectives.setdefault(spec.trial_id, [0.0, 0.0])[1] = record.objective or 0.0
 
     ours, peer = paired(pack, solo, repeats=repeats, clock=time.process_time)
     seconds = [value / num for value in ours], [value / num for value in peer]
     hourly = 3600 / sorted(seconds[0])[repeats // 2], 3600 / sorted(seconds[1])[repeats // 2]
-    note = f"CPU seconds of one thread; {hourly[0]:,.0f} trials an hour and core, alone {hourly[1]:,.0f}"
+    apart = max(abs(one - other) for one, other in objectives.values())
+    assert apart < 0.02, f"objectives of a pack and of trials alone differ by {apart}"
+    note = f"CPU seconds of one thread; audc differs by at most {apart:.2g}; "
+    note += f"{hourly[0]:,.0f} trials an hour and core, alone {hourly[1]:,.0f}"
     found = row(
         f"a whole trial, {num} at once", seconds, peer_name="run_trial, one after another",
         target="1.5 to pay on CPU", note=note,
