@@ -131,7 +131,7 @@ def main() -> None:
         assert same == len(texts), f"{what}: {same} of {len(texts)} answers are the same"
         assert len(set(found)) > len(texts) // 4, f"{what}: the answers are too much alike to compare"
         lengths = [len(output) for output in found]
-        seconds = paired(call, peer_call, clock=time.process_time)
+        seconds = paired(call, peer_call, repeats=15 if config is TINY else 7, clock=time.process_time)
         note = (
             f"{same} of {len(texts)} answers the same, {min(lengths)} to {max(lengths)} characters, mean "
             f"{np.mean(lengths):.0f}; batch {batch_size}, CPU seconds of one thread"

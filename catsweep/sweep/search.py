@@ -372,7 +372,7 @@ class Search:
         for study in self.studies.values():
             if study.baseline is ended:
                 study.count_again()
-        if record.role == "confirm":
+        if record.role == "confirm" and self.spec.keep_models is not None:
             prune_weights(self.folder, self.records, self.spec)
         self.fix_anchors(record.task)
         return record

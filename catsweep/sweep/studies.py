@@ -103,10 +103,14 @@ def _optuna_trial(tree: Node, observation: Observation, num_objectives: int) -> 
 
 
 class _Told(optuna.trial.FrozenTrial):  # type: ignore[misc]
-    """A trial that its study may take as it is: Optuna's deep copies of all of them are a third of a suggestion's time."""
+    """A trial that its study may take as it is: Optuna's deep copies and checks of all of them are half of a suggestion's time
+    where there are hundreds."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Told:
         return copy.copy(self)
+
+    def _validate(self) -> None:
+        """It was checked when it was made."""
 
 
 class _Independent:
