@@ -33,6 +33,7 @@ ORDER = (
     "large_pass",
     "curves",
     "sweep",
+    "sweep_220",
     "loading",
     "scale",
     "packed",
