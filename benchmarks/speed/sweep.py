@@ -215,7 +215,8 @@ def main() -> None:
         write("sweep", rows, command)
     else:
         name = "_".join(map(str, arguments.steps))
-        write(f"sweep_{name}", rows, f"{command} --steps {' '.join(map(str, arguments.steps))}")
+        command += f" --steps {' '.join(map(str, arguments.steps))}"
+        write(f"sweep_{name}", rows, command + (f" --trials {arguments.trials}" if arguments.trials else ""))
 
 
 def measure(steps: int, num_trials: int) -> list[Row]:
