@@ -221,7 +221,7 @@ class _Log:
         self.owners: list[NDArray[np.int64]] = []
         self.logits: list[Tensor] = []
         self.statistics: list[Tensor] = []
-        self.room = module.room_for(min(num_prompts, module.num_rows_at_once()))
+        self.room = module.room_for(num_prompts)
 
     def add(
         self, whole: Tensor, running: NDArray[np.int64], alive: NDArray[np.bool_], step: int

@@ -14,15 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from catsweep.errors import DataError, ModelError
 from catsweep.folds import Folds, cut_folds
-from catsweep.models import (
-    Architecture,
-    architecture_of,
-    check_pair,
-    load_config,
-    load_tokenizer,
-    model_key,
-    tokenizer_key,
-)
+from catsweep.models import Architecture, architecture_of, check_pair, load_config, load_tokenizer, model_key
 from catsweep.space import training_tree
 from catsweep.spec.base import digest
 from catsweep.spec.dimensions import option_values, parse_space
@@ -32,6 +24,7 @@ from catsweep.spec.task import TaskSpec
 from catsweep.spec.training import distils
 from catsweep.tasks.examples import StoredExamples, has_ids, load_examples
 from catsweep.tasks.fingerprint import source_fingerprint
+from catsweep.tokenization import tokenizer_key
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
-import tokenizers
 import torch
-from tokenizers import decoders, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,27 +20,23 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from catsweep.errors import ModelError
 from catsweep.spec.base import digest
 from catsweep.spec.model import (
     AnyModel,
-    BpeTokenizer,
     ByteTokenizer,
-    CharTokenizer,
     LargePretrained,
     PretrainedModel,
-    TokenizerSpec,
 )
 from catsweep.spec.yaml import did_you_mean
 from catsweep.tensors import Batch, to_device
+from catsweep.tokenization import make_tokenizer
 
 Architecture = Literal["decoder", "encoder_decoder"]
 TRUSTED_VARIABLE = "CATSWEEP_TRUST_REMOTE_CODE"
 """Repositories whose own code may run, with commas between; `--trust-remote-code` sets it for a run and its workers."""
-SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
 PROBE = "In 1969, two people walked on the Moon:\n  'How far is it?'"
 """A text that tokenisers with one vocabulary may still read differently: a first token, digits, spaces, capitals."""
 PART_LOGITS, PART_ROWS = 2**23, 256
@@ -179,49 +173,6 @@ def load_tokenizer(spec: AnyModel, texts: Iterable[str]) -> PreTrainedTokenizerB
     return make_tokenizer(spec.tokenizer or ByteTokenizer(), texts)
 
 
-def make_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokeniser from scratch: <pad> 0, <eos> 1, <unk> 2, then the others in a stable order."""
-    match spec:
-        case CharTokenizer():
-            characters: set[str] = set()
-            for text in texts:
-                characters.update(text)
-            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(characters)])}
-            backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
-            backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-            backend.decoder = decoders.Fuse()
-        case ByteTokenizer() | BpeTokenizer():
-            alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-            vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
-            backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            if isinstance(spec, BpeTokenizer):
-                trainer = trainers.BpeTrainer(
-                    vocab_size=spec.vocab_size,
-                    special_tokens=SPECIAL_TOKENS,
-                    initial_alphabet=alphabet,
-                    show_progress=False,
-                )
-                backend.train_from_iterator(texts, trainer)
-        case _:
-            assert_never(spec)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A key of everything that a tokeniser does to a text."""
-    special = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}
-    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    return digest([special, backend])
-
-
 def check_pair(
     small: PreTrainedTokenizerBase, large: PreTrainedTokenizerBase, small_config: Any, large_config: Any
 ) -> None:
@@ -288,42 +239,38 @@ class TargetLogits(nn.Module):
         return head if self.fast and type(head) is nn.Linear and head.bias is None else None
 
     @torch.no_grad()
-    def in_parts(
-        self, batch: Batch, max_logits: int | None = None, room: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """forward(batch) piece by piece: the places of some target tokens and their float32 logits, at most
-        `max_logits` numbers at once (at least one token's). A part is good until the next one is asked for."""
-        yield from self.head_in_parts(self(batch, head=not self.fast), max_logits, room)
+    def in_parts(self, batch: Batch, room: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """forward(batch) piece by piece: the places of some target tokens and their float32 logits, `part_rows` tokens at
+        once. A part is good until the next one is asked for."""
+        yield from self.head_in_parts(self(batch, head=not self.fast), room)
 
     @torch.no_grad()
-    def head_in_parts(
-        self, whole: Tensor, max_logits: int | None = None, room: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def head_in_parts(self, whole: Tensor, room: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """The same of what stands before the head: hidden states where the fast path is taken, else float32 logits.
 
-        room: of `room_for` as many rows; who asks often keeps one, since the system clears fresh memory, which takes a third
-        of the head's time. [ours]
+        room: of `room_for` as many rows or more; who asks often keeps one, since the system clears fresh memory, which takes
+        a third of the head's time. [ours]
         """
-        num_rows = self.num_rows_at_once(max_logits)
         if room is None:
-            room = self.room_for(min(num_rows, len(whole)))
-        for start in range(0, len(whole), num_rows):
-            part = slice(start, min(start + num_rows, len(whole)))
+            room = self.room_for(len(whole))
+        for start in range(0, len(whole), self.part_rows):
+            part = slice(start, min(start + self.part_rows, len(whole)))
             yield part, self._head(whole[part], room) if self.fast else whole[part]
 
-    def num_rows_at_once(self, max_logits: int | None = None) -> int:
-        """Rows of logits of a part."""
+    @property
+    def part_rows(self) -> int:
+        """Rows of logits of a part, at least one."""
         weight = self.model.get_output_embeddings().weight
-        if max_logits is None:
-            max_logits = MAX_LOGITS if weight.is_cuda else min(MAX_LOGITS, max(PART_LOGITS, PART_ROWS * len(weight)))
-        return max(1, max_logits // len(weight))
+        num_logits = MAX_LOGITS if weight.is_cuda else min(MAX_LOGITS, max(PART_LOGITS, PART_ROWS * len(weight)))
+        return max(1, num_logits // len(weight))
 
     def room_for(self, num_rows: int) -> Tensor | None:
-        """Memory that takes the logits of so many rows again and again; None where the head is more than one product."""
+        """Memory that takes the parts of so many rows of logits, one after another; None where the head is more than one
+        product."""
         head = self.plain_head
         if head is None or self.sharded or head.weight.dtype != torch.float32:
             return None
-        return head.weight.new_empty((num_rows, len(head.weight)))
+        return head.weight.new_empty((min(num_rows, self.part_rows), len(head.weight)))
 
     def _own(self, batch: Batch) -> Tensor:
         """The model's own logits, of a decoder from the first column on that holds a target position of any example."""

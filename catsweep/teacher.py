@@ -201,7 +201,7 @@ def teacher_pass(
     lengths = data.prompts.lengths + data.targets.lengths
     by_length = np.argsort(lengths, kind="stable") if only is None else only[np.argsort(lengths[only], kind="stable")]
     most_targets = batch_size * int(data.targets.lengths.max(initial=0))
-    room = module.room_for(min(most_targets, module.num_rows_at_once()))
+    room = module.room_for(most_targets)
     index, num_shares = share
     starts = list(range(index * batch_size, len(by_length), num_shares * batch_size))
     num_own = len(starts)

@@ -12,8 +12,9 @@ from catsweep.answers import Answer, token_statistics
 from catsweep.choices import score_choices
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.generation import cut_output, generate
-from catsweep.models import TargetLogits, architecture_of, build_model, make_tokenizer
+from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
+from catsweep.tokenization import make_tokenizer
 
 LLAMA = {
     "model_type": "llama",

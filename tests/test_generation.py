@@ -75,7 +75,7 @@ def test_logits_in_parts_are_summarised_before_others_take_their_place(monkeypat
     module = with_an_end(make(LLAMA))
     assert module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=None))
     expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
-    monkeypatch.setattr(TargetLogits, "num_rows_at_once", lambda *_: len(PROMPTS) - 1)  # the last part is one row
+    monkeypatch.setattr(TargetLogits, "part_rows", len(PROMPTS) - 1)  # the last part is one row
     monkeypatch.setattr(generation, "SLICE_LOGITS", 2 * len(TOKENIZER))
     same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from catsweep.errors import ModelError
 from catsweep.lora import adapted, add_adapters, merged, num_parameters, num_trained_parameters
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.prepare import load_prepared, prepare_task
 from catsweep.records import read_json
 from catsweep.sharding import whole_weights
@@ -24,6 +24,7 @@ from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.spec.switches import LoraSpec
 from catsweep.spec.training import CatXentLoss, TrainingSpec
+from catsweep.tokenization import make_tokenizer
 from catsweep.train import train
 from catsweep.trial import run_trial
 

@@ -266,8 +266,9 @@ def test_a_member_that_is_used_as_it_is_alone_keeps_its_caches(
     """Without a fine-tune, and where nothing leaks and the tokeniser is no made one."""
     scratch = {"config": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
                           "num_attention_heads": 2}}  # fmt: skip
-    from catsweep.models import build_model, make_tokenizer
+    from catsweep.models import build_model
     from catsweep.spec.model import ByteTokenizer, ScratchModel
+    from catsweep.tokenization import make_tokenizer
 
     tokenizer = make_tokenizer(ByteTokenizer(), [])
     for name in ("small", "large"):

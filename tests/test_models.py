@@ -27,13 +27,12 @@ from catsweep.models import (
     check_pair,
     load_config,
     load_tokenizer,
-    make_tokenizer,
     model_key,
-    tokenizer_key,
 )
 from catsweep.shapes import model_shape
 from catsweep.spec.model import BpeTokenizer, ByteTokenizer, CharTokenizer, PretrainedModel, ScratchModel
 from catsweep.tensors import Batch
+from catsweep.tokenization import make_tokenizer, tokenizer_key
 
 TEXTS = ["hello world", "naïve café 🙂", "  two  spaces\nand a line"]
 SMALL = {
@@ -93,18 +92,21 @@ def test_the_fast_path_is_taken_exactly_where_it_gives_the_models_own_logits(
     assert chosen.shape == (8, len(make_tokenizer(ByteTokenizer(), [])))
 
 
-@pytest.mark.parametrize("max_logits", [1, 3 * 259, 10**6], ids=["one", "three", "all"])
+@pytest.mark.parametrize(("most_logits", "num_parts"), [(1, 8), (3 * 259, 3), (10**6, 1)], ids=["one", "three", "all"])
 @pytest.mark.parametrize(
     "config", [config for config, _ in FAST], ids=lambda value: f"{value['model_type']}-{len(value)}"
 )
-def test_logits_in_parts_are_those_of_the_whole_batch(config: dict[str, Any], max_logits: int) -> None:
+def test_logits_in_parts_are_those_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], most_logits: int, num_parts: int
+) -> None:
+    monkeypatch.setattr("catsweep.models.MAX_LOGITS", most_logits)
     module, architecture = make(config)
     batch = some_batch(architecture)
     module.choose_path(batch)
     with torch.no_grad():
         whole = module(batch)
-    parts = [(part, logits_PV.clone()) for part, logits_PV in module.in_parts(batch, max_logits)]
-    assert len(parts) == {1: 8, 3 * 259: 3, 10**6: 1}[max_logits]
+    parts = [(part, logits_PV.clone()) for part, logits_PV in module.in_parts(batch)]
+    assert len(parts) == num_parts
     largest = max(1.0, whole.abs().max().item())
     assert torch.allclose(torch.cat([logits for _, logits in parts]), whole, atol=1e-6 * largest)
     assert [index for part, _ in parts for index in range(part.start, part.stop)] == list(range(8))

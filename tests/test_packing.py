@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from catsweep.data import Tokens, TokenSplit
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.packing import MAX_PADDING, MAX_ROW, pack_rows
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.tensors import TeacherSignal
+from catsweep.tokenization import make_tokenizer
 from catsweep.train import MixedData, TrainingData
 
 SMALL = {

@@ -18,7 +18,7 @@ import catsweep.endpoint
 import catsweep.served
 from catsweep.endpoint import Endpoint
 from catsweep.errors import EndpointError, ModelError, SpecError
-from catsweep.models import build_model, load_tokenizer, make_tokenizer, model_key
+from catsweep.models import build_model, load_tokenizer, model_key
 from catsweep.prepare import load_prepared, prepare_task
 from catsweep.records import read_json
 from catsweep.space import build_trial
@@ -26,6 +26,7 @@ from catsweep.spec.endpoint import EndpointSpec
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import CharTokenizer, LargePretrained, PretrainedModel, ScratchModel
 from catsweep.sweep.changes import _fixed
+from catsweep.tokenization import make_tokenizer
 from catsweep.trial import run_trial
 
 LLAMA = {

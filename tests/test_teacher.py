@@ -12,7 +12,7 @@ import torch
 from catsweep.cache import is_complete
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.filters.top_k import target_rank
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.prepare import load_prepared, prepare_task
 from catsweep.spec.load import Sweep
 from catsweep.spec.model import ByteTokenizer, ScratchModel
@@ -27,6 +27,7 @@ from catsweep.teacher import (
     teacher_pass,
 )
 from catsweep.tensors import Batch
+from catsweep.tokenization import make_tokenizer
 
 CONFIG = {
     "model_type": "llama",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from catsweep.data import Tokens, TokenSplit
 from catsweep.errors import TrialDivergedError
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.records import read_steps
 from catsweep.sharding import whole
 from catsweep.spec.filters import NamedQuadrants, ShuffledFilter, SoftFilter, ThresholdFilter, TopKFilter
@@ -30,6 +30,7 @@ from catsweep.spec.training import (
     XentLoss,
 )
 from catsweep.tensors import TeacherSignal
+from catsweep.tokenization import make_tokenizer
 from catsweep.train import BatchLoss, MixedData, TrainingData, cut, learning_rate, train
 from catsweep.workers import Workers
 

@@ -193,8 +193,9 @@ def test_multiple_choice_goes_the_whole_way(
 def test_a_pretrained_pair_goes_the_whole_way_without_a_fine_tune(
     make_sweep: Callable[..., Sweep], tmp_path: Path
 ) -> None:
-    from catsweep.models import build_model, make_tokenizer
+    from catsweep.models import build_model
     from catsweep.spec.model import ByteTokenizer, ScratchModel
+    from catsweep.tokenization import make_tokenizer
 
     tokenizer = make_tokenizer(ByteTokenizer(), [])
     config = {

@@ -18,8 +18,9 @@ from measure import Row, paired, row, write
 
 from catsweep.choices import num_rows, score_choices
 from catsweep.data import Tokens, TokenSplit, sequence_batch
-from catsweep.models import Architecture, TargetLogits, architecture_of, build_model, make_tokenizer
+from catsweep.models import Architecture, TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
+from catsweep.tokenization import make_tokenizer
 
 TINY = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "initializer_range": 0.1, "rope_parameters": {"rope_type": "default", "rope_theta": 10}}  # fmt: skip

@@ -86,7 +86,8 @@ def num_bytes(module: TargetLogits) -> int:
 
 
 def num_passes(call: Callable[[], object], module: TargetLogits) -> int:
-    """How often a call runs the model."""
+    """How often a call runs the model, without the passes in which a first call tries what serves it."""
+    call()
     seen: list[int] = []
     with module.model.base_model.register_forward_hook(lambda *_: seen.append(1)):
         call()

@@ -23,8 +23,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.generation import generate, plain_tokens
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
+from catsweep.tokenization import make_tokenizer
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz ")
 

@@ -14,8 +14,9 @@ from measure import Row, paired, row, write
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.utils import logging
 
-from catsweep.models import build_model, make_tokenizer
+from catsweep.models import build_model
 from catsweep.spec.model import ByteTokenizer, PretrainedModel
+from catsweep.tokenization import make_tokenizer
 
 SHAPES = {"25 M": (256, 8, 32_000), "75 M": (512, 10, 32_000), "190 M": (768, 12, 50_000)}
 """Width, layers, vocabulary."""

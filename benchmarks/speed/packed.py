@@ -37,12 +37,13 @@ from torch.nn import functional
 
 from catsweep.data import Tokens, TokenSplit, places_of, read_tokens
 from catsweep.losses.build import small_opinion, token_terms, token_weights
-from catsweep.models import TargetLogits, build_model, make_tokenizer
+from catsweep.models import TargetLogits, build_model
 from catsweep.packing import _fill, pack_rows
 from catsweep.spec.load import load_sweep
 from catsweep.spec.model import CharTokenizer
 from catsweep.spec.training import CatXentLoss, TrainingSpec
 from catsweep.tensors import LossInputs, TeacherSignal
+from catsweep.tokenization import make_tokenizer
 from catsweep.train import TrainingData, learning_rate, readable, train
 from catsweep.workers import current_workers
 
@@ -220,7 +221,7 @@ def stacked_hidden(stack: Stack, batch: PackedBatch) -> Tensor:
     offsets_K1 = torch.arange(num_trials)[:, None] * embedded_KVD.shape[1]
     x_KTD = functional.embedding(batch.ids_KT + offsets_K1, embedded_KVD.flatten(0, 1))
     width = batch.mask_KRWW.shape[-1]
-    mask_B1WW = batch.mask_KRWW.expand(num_trials, -1, -1, -1).reshape(-1, 1, width, width)
+    mask_B1WW = batch.mask_KRWW.expand(num_trials, -1, -1, -1).reshape(-1, 1, width, width).to(x_KTD.dtype)
     for number in range(config.num_hidden_layers):
         layer = {name.split(f"layers.{number}.")[1]: leaf for name, leaf in leaves.items() if f".{number}." in name}
         scale_K1D = layer["input_layernorm.weight"][:, None]
@@ -297,7 +298,7 @@ def backward(stack: Stack, batch: PackedBatch, forward: Forward, step: int) -> t
     places_KM1 = batch.places_KM[:, :, None].expand(len(stack.trials), -1, hidden_KTD.shape[2])
     head_KVD = stack.leaves["lm_head.weight"]
     logits_KMV = torch.bmm(hidden_KTD.gather(1, places_KM1), head_KVD.mT)
-    logits_NV = logits_KMV[batch.is_target_KM.expand(len(stack.trials), -1)]
+    logits_NV = logits_KMV[batch.is_target_KM.expand(len(stack.trials), -1)].float()  # as TargetLogits gives them
     inputs = LossInputs(logits_NV, batch.target_ids_N, batch.teacher, torch.Generator(), step, spec.steps)
     logsumexp_N = torch.logsumexp(logits_NV, 1)
     opinion = small_opinion(spec.loss, logits_NV, batch.target_ids_N, logsumexp_N)

@@ -9,7 +9,7 @@ from measure import RESULTS
 
 HEAD = """# Benchmarks
 
-`make bench` measures all of this again but what needs a GPU, in some two hours; each part's command measures that part. Peers are
+`make bench` measures all of this again but what needs a GPU, in some two and a half hours; each part's command measures that part. Peers are
 installed by
 `pip install -e '.[benchmarks]'` and used the way their documentation shows. A ratio is the peer's figure divided by ours,
 the median of pairs taken in turn in one run, with the smallest and the largest; one number is one pair. More is better for

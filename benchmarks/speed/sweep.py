@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import Row, row, write
+from measure import RESULTS, Row, row, write
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 LARGE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -48,8 +48,8 @@ def make_inputs(folder: Path) -> None:
     """Rows, both models untrained, and the task."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from catsweep.models import make_tokenizer
     from catsweep.spec.model import CharTokenizer
+    from catsweep.tokenization import make_tokenizer
 
     draw = random.Random(0)
     rows = [{"text": "".join(draw.choices("abcdefghij", k=draw.randint(4, 14)))} for _ in range(NUM_ROWS)]
@@ -213,6 +213,8 @@ def main() -> None:
     command = "python benchmarks/speed/sweep.py"
     if arguments.steps == list(LENGTHS):
         write("sweep", rows, command)
+        for part in RESULTS.glob("sweep_*.json"):  # of some lengths alone, and older
+            part.unlink()
     else:
         name = "_".join(map(str, arguments.steps))
         command += f" --steps {' '.join(map(str, arguments.steps))}"

@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from sweep_fakes import make_sweep
 
+from catsweep.errors import StorageError
 from catsweep.records import append_step, read_json
 from catsweep.sweep.schedule import SweepScheduler
 from catsweep.sweep.search import Search
@@ -139,3 +141,21 @@ def test_a_process_that_got_free_goes_to_the_newest_trial_and_not_to_one_whose_p
     assert scheduler.choose_trial_to_run(controller) is trials[2]
     trials[1].status = trials[2].status = "RUNNING"
     assert scheduler.choose_trial_to_run(controller) is None
+
+
+def test_the_next_suggestion_is_made_once_nothing_waits_and_its_failure_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, broken = Play(tmp_path, space={}).scheduler, StorageError("out of luck")
+
+    def fail() -> None:
+        raise broken
+
+    monkeypatch.setattr(scheduler.search, "look_ahead", fail)
+    trial = SimpleNamespace(status="PENDING", config={"trial_id": "t"})
+    controller = SimpleNamespace(get_live_trials=lambda: {trial.status: trial}.values())
+    scheduler.choose_trial_to_run(controller)
+    assert scheduler.search.error is None
+    trial.status = "RUNNING"
+    scheduler.choose_trial_to_run(controller)
+    assert scheduler.search.error is broken

@@ -14,10 +14,10 @@ from catsweep.cascade.metrics import metric_of
 from catsweep.data import write_task_data
 from catsweep.errors import DataError
 from catsweep.evaluate import answer_table
-from catsweep.models import make_tokenizer
 from catsweep.spec.model import ByteTokenizer
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import SPLITS, load_examples, preview
+from catsweep.tokenization import make_tokenizer
 
 
 def make(folder: Path, metrics: list[dict[str, Any]], rows: list[dict[str, Any]], **settings: Any) -> TaskSpec:
