@@ -6,7 +6,7 @@ Decoding is greedy; log-probabilities are the model's own, without any processor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -41,55 +41,48 @@ def evaluate(
 ) -> pa.Table:
     """Rows (see records.ROW_FIELDS) of a split, in its order, or of its examples `indices` only.
 
-    timings: gets what each batch took, from its token ids to the answers in this process's memory.
+    timings: gets what each batch of choices, or each stretch of a generation, took, from its token ids to the answers in this
+    process's memory.
     """
     training = module.training
     module.eval()
     tokens, texts = data.tokens(split), data.texts(split)
     chosen = np.arange(len(tokens)) if indices is None else indices
-    answer_batch: Callable[[NDArray[np.int64]], list[Answer]]
     if task.output_type == "generate_until":
-        new_tokens = task.generation_kwargs.max_gen_toks
-        lengths = tokens.prompts.lengths[chosen]
-
-        def answer_batch(batch: NDArray[np.int64]) -> list[Answer]:
-            return generate(
-                module,
-                tokenizer,
-                tokens,
-                batch,
-                architecture=architecture,
-                max_new_tokens=new_tokens,
-                until=task.generation_kwargs.until,
-            )
+        answers = generate(
+            module,
+            tokenizer,
+            tokens,
+            chosen,
+            architecture=architecture,
+            max_new_tokens=task.generation_kwargs.max_gen_toks,
+            until=task.generation_kwargs.until,
+            batch_size=batch_size,
+            timings=timings,
+        )
     else:
-        batch_size = max(1, batch_size // num_rows(module, tokens, int(tokenizer.pad_token_id), architecture))
-        lengths = tokens.prompts.lengths[chosen]
-        choice_texts = texts["choices"].to_pylist()
-
-        def answer_batch(batch: NDArray[np.int64]) -> list[Answer]:
-            outputs = [choice_texts[index] for index in batch]
-            return score_choices(
+        num_prompts = max(1, batch_size // num_rows(module, tokens, int(tokenizer.pad_token_id), architecture))
+        choices = texts["choices"].to_pylist()
+        by_length = chosen[np.argsort(tokens.prompts.lengths[chosen], kind="stable")]
+        scored: dict[int, Answer] = {}
+        for start in range(0, len(by_length), num_prompts):
+            batch = by_length[start : start + num_prompts]
+            started_at = time.perf_counter()
+            outputs = [choices[index] for index in batch]
+            found = score_choices(
                 module, tokenizer, tokens, batch, outputs, architecture=architecture, normalize=task.normalize
             )
-
-    by_length = chosen[np.argsort(lengths, kind="stable")]
-    answers: dict[int, Answer] = {}
-    for start in range(0, len(by_length), batch_size):
-        batch = by_length[start : start + batch_size]
-        started_at = time.perf_counter()
-        answered = answer_batch(batch)  # on a GPU, too, answers are there when this returns
-        if timings is not None:
-            timings.append(_timed(answered, time.perf_counter() - started_at))
-        answers |= dict(zip(batch.tolist(), answered, strict=True))
+            if timings is not None:
+                timings.append(_timed(found, time.perf_counter() - started_at))
+            scored |= dict(zip(batch.tolist(), found, strict=True))
+        answers = [scored[index] for index in chosen.tolist()]
     module.train(training)
-    ordered = [answers[index] for index in chosen.tolist()]
-    return answer_table(ordered, texts.take(pa.array(chosen)), split, metrics)
+    return answer_table(answers, texts.take(pa.array(chosen)), split, metrics)
 
 
 def _timed(answers: Sequence[Answer], seconds: float) -> BatchSeconds:
     prompts = sum(answer.num_prompt_tokens for answer in answers)
-    outputs = sum(int(answer.choice_num_tokens.sum()) or len(answer.token_logprobs) for answer in answers)
+    outputs = sum(int(answer.choice_num_tokens.sum()) for answer in answers)
     return BatchSeconds(len(answers), prompts, outputs, seconds)
 
 

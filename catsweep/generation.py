@@ -1,12 +1,13 @@
 """Greedy answers, with the statistics of every token from the pass that found it.
 
 `cached_tokens` is a loop of our own: the prompt pass needs no mask, the cache grows in place, rows that ended leave the batch,
-and log-probabilities come from the logits that a token was picked by, many steps at once. `plain_tokens` is transformers'
-generate, the reference and the way of models that the loop cannot serve.
+the next prompts take their places, and log-probabilities come from the logits that a token was picked by, many steps at once.
+`plain_tokens` is transformers' generate, the reference and the way of models that the loop cannot serve.
 """
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
+from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS
@@ -27,8 +29,14 @@ from catsweep.tensors import to_device
 Ids = NDArray[np.int32]
 Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
-SHARE_THAT_LEAVES = 1 / 32
-"""Rows that ended leave the batch once they are this share of it: what leaving costs hardly depends on how many do. [ours]"""
+SHARE_THAT_LEAVES, SHARE_THAT_JOINS = 1 / 32, 1 / 8
+"""Rows that ended leave the batch once they are this share of it: what leaving costs hardly depends on how many do. The next
+prompts join it once there is room for this share: each time is a pass of its own. [ours]"""
+PROMPT_TOKENS, PROMPT_PARTS = 2048, 8
+"""Prompts that join are read in parts of much the same length, of so many tokens, and of more where these would be more parts
+than that: a pass over few tokens takes longer for each. [ours]"""
+LEFT_OVER = 1 / 8
+"""Columns that no row sees any more are dropped once they are this share of all. [ours]"""
 
 
 def generate(
@@ -40,22 +48,56 @@ def generate(
     architecture: Architecture,
     max_new_tokens: int,
     until: Sequence[str] = (),
+    batch_size: int | None = None,
+    timings: list[BatchSeconds] | None = None,
 ) -> list[Answer]:
-    """Greedy answers to a batch of prompts, with the statistics of every output token, the end token included.
+    """Greedy answers to some prompts, with the statistics of every output token, the end token included.
 
     until: texts that end an answer. The output is what stands before the first of them; its tokens are those that had
-    to be generated to see it.
+    to be generated to see it. batch_size: rows at once (default: all). timings: gets the seconds of each batch, or of each
+    stretch between two times at which prompts joined the batch.
     """
-    prompts = [data.prompts[index] for index in indices]
-    if serves_loop(module, tokenizer, architecture):
-        found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until)
-    else:
-        found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
-    ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
-    return [
-        Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
-        for (output, num_tokens), (_, statistics), prompt in zip(ends, found, prompts, strict=True)
-    ]
+    by_length = indices[np.argsort(-data.prompts.lengths[indices], kind="stable")]
+    batch_size = batch_size or max(1, len(indices))
+    serves = serves_loop(module, tokenizer, architecture)
+    at_once = max(batch_size, len(indices)) if serves and architecture == "decoder" else batch_size
+    answers: dict[int, Answer] = {}
+    timings = [] if timings is None else timings
+    for start in range(0, len(indices), at_once):
+        chosen = by_length[start : start + at_once]
+        clock = _Clock(timings)
+        prompts = [data.prompts[index] for index in chosen]
+        if serves:
+            found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock)
+        else:
+            clock.joins(data.prompts.lengths[chosen])
+            found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
+        for index, prompt, (ids, statistics) in zip(chosen.tolist(), prompts, found, strict=True):
+            output, num_tokens = cut_output(tokenizer, ids, until)
+            answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
+        clock.stop(sum(len(ids) for ids, _ in found))
+    return [answers[index] for index in indices.tolist()]
+
+
+class _Clock:
+    """Seconds of the stretches of a loop, each from the time that prompts join it to the next such time."""
+
+    def __init__(self, timings: list[BatchSeconds]) -> None:
+        self.timings = timings
+        self.started_at = time.perf_counter()
+        self.joined, self.num_output_tokens = np.zeros(0, dtype=np.int64), 0
+
+    def joins(self, lengths: NDArray[np.int64], num_output_tokens: int = 0) -> None:
+        """Prompts of these lengths are read next. num_output_tokens: of all answers so far."""
+        if len(self.joined):
+            self.stop(num_output_tokens)
+        self.joined = lengths
+
+    def stop(self, num_output_tokens: int) -> None:
+        """A stretch is over; on a GPU, too, the tokens that are counted are there."""
+        now, new = time.perf_counter(), num_output_tokens - self.num_output_tokens
+        self.timings.append(BatchSeconds(len(self.joined), int(self.joined.sum()), new, now - self.started_at))
+        self.started_at, self.num_output_tokens = now, num_output_tokens
 
 
 def cut_output(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> tuple[str, int]:
@@ -86,10 +128,11 @@ def serves_loop(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, archit
 def _agrees(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> bool:
     width = module.model.get_output_embeddings().weight.shape[0]
     prompts = [
-        (np.arange(start, start + length) * 7919 % width).astype(np.int32) for start, length in ((1, 9), (20, 5))
+        (np.arange(start, start + length) * 7919 % width).astype(np.int32)
+        for start, length in ((1, 9), (20, 5), (30, 3))
     ]
     try:
-        found = cached_tokens(module, tokenizer, prompts, 4, (), end_id=-1)
+        found = cached_tokens(module, tokenizer, prompts, 4, (), batch_size=2, end_id=-1)
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # a model that does not take these inputs
         return False
     batch = sequence_batch(
@@ -112,93 +155,157 @@ def cached_tokens(
     max_new_tokens: int,
     until: Sequence[str] = (),
     *,
+    batch_size: int | None = None,
     end_id: int | None = None,
+    clock: _Clock | None = None,
 ) -> Found:
     """Greedy tokens behind each prompt up to the end token (end_id, where given), to a text of `until`, or to
-    `max_new_tokens`."""
+    `max_new_tokens`. batch_size: rows at once (default, and an encoder-decoder's: all)."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    waiting = np.argsort(-lengths, kind="stable")  # what joins is never longer than what runs
+    capacity = min(batch_size or len(prompts), len(prompts))
     batch: _DecoderBatch | _EncoderDecoderBatch
-    batch = (_EncoderDecoderBatch if module.model.config.is_encoder_decoder else _DecoderBatch)(
-        module, prompts, max_new_tokens, int(tokenizer.pad_token_id)
-    )
+    if module.model.config.is_encoder_decoder:
+        batch, capacity = _EncoderDecoderBatch(module, int(tokenizer.pad_token_id)), len(prompts)
+    else:
+        batch = _DecoderBatch(module, lengths, capacity, max_new_tokens, int(tokenizer.pad_token_id))
+    log = _Log(module, len(prompts), max_new_tokens, capacity)
     end_id = int(tokenizer.eos_token_id) if end_id is None else end_id
     stops = _Stops(tokenizer, until)
-    log = _Log(module, len(prompts), max_new_tokens)
-    running, alive = np.arange(len(prompts)), np.ones(len(prompts), dtype=bool)
-    whole = batch.first()
-    for step in range(1, max_new_tokens + 1):
-        ids_B, ids = log.add(whole, running, alive, step)
-        alive &= ids != end_id
+
+    def pick(whole: Tensor, rows: NDArray[np.int64], needed: NDArray[np.bool_]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """The next token of each of these rows, and which of them go on."""
+        ids_B, ids = log.add(whole, rows, needed)
+        goes_on = needed & (ids != end_id)
         if until:
-            for place in np.flatnonzero(alive & stops.may_end(running, ids)):
-                alive[place] = not stops.ends(running[place], log.ids[running[place], :step].tolist())
-        num_alive = int(alive.sum())
-        if step == max_new_tokens or not num_alive:
-            break
-        if len(alive) - num_alive >= SHARE_THAT_LEAVES * len(alive):
-            gaps = Gaps.of(alive, ids_B.device)
+            for place in np.flatnonzero(goes_on & stops.may_end(rows, ids)):
+                goes_on[place] = not stops.ends(rows[place], log.so_far(rows[place]))
+        return ids_B, goes_on & (log.lengths[rows] < max_new_tokens)
+
+    running, alive = waiting[:0], np.ones(0, dtype=bool)
+    ids_B = torch.empty(0, dtype=torch.int64, device=module.model.device)
+    while len(waiting) or alive.any():
+        if (~alive).sum() > SHARE_THAT_LEAVES * len(alive) or not alive.any():
+            gaps = Gaps(alive, ids_B.device)
             batch.close(gaps)
-            ids_B = gaps.close(ids_B)
-            running = Gaps.of(alive, torch.device("cpu")).close(torch.from_numpy(running)).numpy()
-            alive = np.ones(num_alive, dtype=bool)
-        whole = batch.next(ids_B)
+            ids_B, running, alive = gaps.close(ids_B), gaps.close_array(running), gaps.close_array(alive)
+        num_free = capacity - len(running)
+        if num_free >= min(len(waiting), SHARE_THAT_JOINS * capacity) > 0:
+            joining, waiting = waiting[:num_free], waiting[num_free:]
+            if clock is not None:
+                clock.joins(lengths[joining], log.num_tokens)
+            whole = batch.join([prompts[row] for row in joining])
+            new_ids_B, goes_on = pick(whole, joining, np.ones(len(joining), dtype=bool))
+            ids_B, running, alive = (
+                torch.cat([ids_B, new_ids_B]), np.concatenate([running, joining]), np.concatenate([alive, goes_on])
+            )  # fmt: skip
+        else:
+            ids_B, alive = pick(batch.next(ids_B), running, alive)
     return log.found()
 
 
+def parts_by_length(lengths: NDArray[np.int64]) -> list[slice]:
+    """The parts in which prompts of such lengths, which never ascend, are read."""
+    room = max(PROMPT_TOKENS, len(lengths) * int(lengths[0]) // PROMPT_PARTS)
+    parts = list[slice]()
+    while not parts or parts[-1].stop < len(lengths):
+        start = parts[-1].stop if parts else 0
+        parts.append(slice(start, min(len(lengths), start + max(1, room // int(lengths[start])))))
+    return parts
+
+
 class _DecoderBatch:
-    """Prompts padded on the right; the tokens of all answers stand behind the longest."""
+    """Rows of a cache whose columns all of them write at once: a prompt that joins ends, or its padding does, where the others'
+    next tokens begin.
 
-    def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
+    lengths: of all prompts that will come. Those that come together stand in descending order of lengths, and the first of them
+    is no longer than any before it.
+    """
+
+    def __init__(
+        self, module: TargetLogits, lengths: NDArray[np.int64], capacity: int, max_new_tokens: int, pad_id: int
+    ) -> None:
+        self.module, self.capacity, self.pad_id = module, capacity, pad_id
         self.reading = Reading(module)
-        device, dtype = module.model.device, module.model.dtype
-        self.prompts_BS = padded(prompts, pad_id).to(device)
-        _num_rows, longest = self.prompts_BS.shape
-        lengths = np.array([len(prompt) for prompt in prompts])
-        self.lengths_B = torch.from_numpy(lengths).to(device)
-        self.num_read = longest
-        self.hidden: Tensor | None = None  # none where no row has padding
-        if lengths.min() < longest:
-            column = torch.arange(longest + max_new_tokens, device=device)
-            seen_B1L = (column < self.lengths_B[:, None, None]) | (column >= longest)
-            self.hidden = hidden_as_minus(seen_B1L, dtype)
-        self.positions_B1 = self.lengths_B[:, None].clone()
+        device = module.model.device
+        self.num_columns = 0
+        self.starts = np.zeros(0, dtype=np.int64)
+        """The first column that each row sees."""
+        self.positions_B1 = torch.empty(0, 1, dtype=torch.int64, device=device)
+        self.hidden: Tensor | None = None  # (B, 1, 1, columns), what is added to scores; none where every row sees all
+        if len(lengths) > capacity or lengths.min() < lengths.max():
+            most = int((lengths.max() + max_new_tokens) / (1 - LEFT_OVER)) + 2
+            self.hidden = torch.zeros(capacity, 1, 1, most, dtype=module.model.dtype, device=device)
 
-    def first(self) -> Tensor:
-        """What is behind the prompts."""
-        rows = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
-        return self.reading.read(self.prompts_BS, rows, self.lengths_B - 1)
+    def join(self, prompts: Sequence[Ids]) -> Tensor:
+        """What is behind prompts, which are read and join the batch."""
+        if not len(self.starts):
+            self._drop(self.num_columns)
+            self.num_columns = len(prompts[0])
+        parts = parts_by_length(np.array([len(prompt) for prompt in prompts]))
+        found = [self._join_part(padded(prompts[part], self.pad_id), prompts[part]) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _join_part(self, prompts_BS: Tensor, prompts: Sequence[Ids]) -> Tensor:
+        device = self.positions_B1.device
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        reading = Reading(self.module)
+        found = reading.read(prompts_BS.to(device), torch.arange(len(prompts), device=device), lengths_B - 1)
+        self.reading.join(reading, self.num_columns, self.capacity)
+        start, rows = self.num_columns - prompts_BS.shape[1], slice(len(self.starts), len(self.starts) + len(prompts))
+        self.starts = np.concatenate([self.starts, np.full(len(prompts), start)])
+        self.positions_B1 = torch.cat([self.positions_B1, lengths_B[:, None]])
+        if self.hidden is not None:
+            column = torch.arange(self.hidden.shape[-1], device=device)
+            own_B1L = (column >= start) & (column < start + lengths_B[:, None, None])
+            self.hidden[rows] = hidden_as_minus(own_B1L | (column >= self.num_columns), self.hidden.dtype)
+        return found
 
     def next(self, ids_B: Tensor) -> Tensor:
         """What is behind one more token of each row."""
-        self.num_read += 1
+        if (unseen := int(self.starts.min())) > LEFT_OVER * self.num_columns:
+            self._drop(unseen)
+        self.num_columns += 1
         inputs = {}
         if self.hidden is not None:
-            inputs = {"attention_mask": self.hidden[..., : self.num_read], "position_ids": self.positions_B1}
+            mask = self.hidden[: len(ids_B), ..., : self.num_columns]
+            inputs = {"attention_mask": mask, "position_ids": self.positions_B1}
         whole = self.reading.read(ids_B[:, None], **inputs)
         self.positions_B1 = self.positions_B1 + 1
         return whole
+
+    def _drop(self, num_columns: int) -> None:
+        self.reading.drop(num_columns)
+        self.starts -= num_columns
+        self.num_columns -= num_columns
+        if self.hidden is not None and num_columns:
+            self.hidden = torch.cat(
+                [self.hidden[..., num_columns:], torch.zeros_like(self.hidden[..., :num_columns])], -1
+            )
 
     def close(self, gaps: Gaps) -> None:
         """Let rows leave."""
         self.reading.close(gaps)
         self.positions_B1 = gaps.close(self.positions_B1)
+        self.starts = gaps.close_array(self.starts)
         if self.hidden is not None:
-            self.hidden = gaps.close(self.hidden)
+            gaps.close(self.hidden)
 
 
 class _EncoderDecoderBatch:
-    """Prompts that the encoder reads once; every answer begins with the decoder's start token."""
+    """Prompts that the encoder reads once, all together; every answer begins with the decoder's start token."""
 
-    def __init__(self, module: TargetLogits, prompts: Sequence[Ids], max_new_tokens: int, pad_id: int) -> None:
-        self.reading = Reading(module)
-        prompts_BS = padded(prompts, pad_id).to(module.model.device)
-        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=prompts_BS.device)
-        column_S = torch.arange(prompts_BS.shape[1], device=prompts_BS.device)
+    def __init__(self, module: TargetLogits, pad_id: int) -> None:
+        self.reading, self.pad_id = Reading(module), pad_id
+        self.device, self.start_id = module.model.device, module.model.config.decoder_start_token_id
+
+    def join(self, prompts: Sequence[Ids]) -> Tensor:
+        """What is behind the start tokens."""
+        prompts_BS = padded(prompts, self.pad_id).to(self.device)
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        column_S = torch.arange(prompts_BS.shape[1], device=self.device)
         self.reading.encode(prompts_BS, (column_S < lengths_B[:, None]).long())
-        self.starts_B = torch.full_like(lengths_B, module.model.config.decoder_start_token_id)
-
-    def first(self) -> Tensor:
-        """What is behind the start token."""
-        return self.next(self.starts_B)
+        return self.next(torch.full_like(lengths_B, self.start_id))
 
     def next(self, ids_B: Tensor) -> Tensor:
         """What is behind one more token of each row."""
@@ -212,22 +319,24 @@ class _EncoderDecoderBatch:
 class _Log:
     """The tokens that were picked, and their statistics, which are computed of several steps at once.
 
-    ids: (prompts, steps), of which each row's first are its answer.
+    ids: (prompts, steps), of which each row's first `lengths` are its answer.
     """
 
-    def __init__(self, module: TargetLogits, num_prompts: int, max_new_tokens: int) -> None:
+    def __init__(self, module: TargetLogits, num_prompts: int, max_new_tokens: int, capacity: int) -> None:
         self.module = module
         self.ids = np.zeros((num_prompts, max_new_tokens), dtype=np.int64)
+        self.lengths = np.zeros(num_prompts, dtype=np.int64)
+        self.num_tokens = 0
         self.owners: list[NDArray[np.int64]] = []
         self.logits: list[Tensor] = []
         self.statistics: list[Tensor] = []
-        self.room = module.room_for(num_prompts)
+        self.room = module.room_for(capacity)
 
     def add(
-        self, whole: Tensor, running: NDArray[np.int64], alive: NDArray[np.bool_], step: int
+        self, whole: Tensor, rows: NDArray[np.int64], needed: NDArray[np.bool_]
     ) -> tuple[Tensor, NDArray[np.int64]]:
-        """The most probable tokens of the rows of a batch, on its device and here. running: their prompts; alive: whether
-        they still need them."""
+        """The most probable tokens of some rows, on their device and here. rows: their prompts; needed: whether they are part
+        of an answer."""
         picked = []
         # Few logits are kept for some steps; of many, each part is summarised before the next one takes its place.
         keeps = len(whole) * self.module.model.get_output_embeddings().weight.shape[0] <= SLICE_LOGITS
@@ -238,9 +347,15 @@ class _Log:
                 self._summarise()
         ids_B = picked[0] if len(picked) == 1 else torch.cat(picked)
         ids = ids_B.cpu().numpy()
-        self.ids[running, step - 1] = ids
-        self.owners.append(np.where(alive, running, -1))
+        self.ids[rows[needed], self.lengths[rows[needed]]] = ids[needed]
+        self.lengths[rows[needed]] += 1
+        self.num_tokens += int(needed.sum())
+        self.owners.append(np.where(needed, rows, -1))
         return ids_B, ids
+
+    def so_far(self, row: int) -> list[int]:
+        """The tokens of an answer."""
+        return self.ids[row, : self.lengths[row]].tolist()  # type: ignore[no-any-return]
 
     def _summarise(self) -> None:
         self.statistics.append(token_statistics(self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits)))
@@ -253,9 +368,8 @@ class _Log:
         statistics = torch.cat(self.statistics).cpu().numpy()
         owners = np.concatenate(self.owners)
         order = np.argsort(owners, kind="stable")[(owners < 0).sum() :]
-        lengths = np.bincount(owners[owners >= 0], minlength=len(self.ids))
-        parts = np.split(statistics[order], np.cumsum(lengths)[:-1])
-        return [(ids[:length].tolist(), part) for ids, length, part in zip(self.ids, lengths, parts, strict=True)]
+        parts = np.split(statistics[order], np.cumsum(self.lengths)[:-1])
+        return [(self.so_far(row), part) for row, part in enumerate(parts)]
 
 
 class _Stops:

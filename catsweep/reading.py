@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,25 +26,28 @@ _DYNAMIC_POSITIONS = ("dynamic", "longrope")
 """Kinds of rotary positions that turn all keys anew when a text gets longer, which a cache does not."""
 
 
-@dataclass(frozen=True)
 class Gaps:
-    """Rows that leave a batch of which `num_rows` stay: of the last rows those that stay, rows_G, take the places of those that
-    go before them, places_G."""
+    """Rows that leave a batch of which `num_rows` stay: of the last rows those that stay take the places of those that go before
+    them.
 
-    places_G: Tensor
-    rows_G: Tensor
-    num_rows: int
+    stays: (B,) whether each row does. device: that of the tensors which are closed.
+    """
 
-    @classmethod
-    def of(cls, stays: NDArray[np.bool_], device: torch.device) -> Gaps:
-        """Those of a batch in which some rows stay."""
-        num_rows = int(stays.sum())
-        places, rows = np.flatnonzero(~stays[:num_rows]), num_rows + np.flatnonzero(stays[num_rows:])
-        return cls(torch.from_numpy(places).to(device), torch.from_numpy(rows).to(device), num_rows)
+    def __init__(self, stays: NDArray[np.bool_], device: torch.device) -> None:
+        self.num_rows = int(stays.sum())
+        self._here = np.flatnonzero(~stays[: self.num_rows]), self.num_rows + np.flatnonzero(stays[self.num_rows :])
+        self._there = tuple(torch.from_numpy(rows).to(device) for rows in self._here)
 
     def close(self, values: Tensor) -> Tensor:
         """What is left of values (B, ...), a view of them: they are changed."""
-        values[self.places_G] = values[self.rows_G]
+        places_G, rows_G = self._there
+        values[places_G] = values[rows_G]
+        return values[: self.num_rows]
+
+    def close_array(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The same of an array of numpy."""
+        places_G, rows_G = self._here
+        values[places_G] = values[rows_G]
         return values[: self.num_rows]
 
 
@@ -53,9 +55,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer with room for more: a new token is written behind them, and they are not copied."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Room for the first tokens."""
-        self.rooms = [_with_room(states, states.shape[-2]) for states in (key_states, value_states)]
-        self.keys, self.values = (room[..., :0, :] for room in self.rooms)
+        """Room for as many rows as these have."""
+        self.rooms = [states[..., :0, :] for states in (key_states, value_states)]
+        self.keys, self.values = self.rooms
         self.device, self.dtype = key_states.device, key_states.dtype
         self.is_initialized = True
 
@@ -63,35 +65,57 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """All keys and values, the new ones (B, heads, T, width) last."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[-2]
+        num_rows, start = len(self.keys), self.keys.shape[-2]
         end = start + key_states.shape[-2]
-        if end > self.rooms[0].shape[-2]:
-            grown = [_with_room(room, end) for room in self.rooms]
-            for new, old in zip(grown, self.rooms, strict=True):
-                new[..., :start, :] = old[..., :start, :]
-            self.rooms = grown
-        self.rooms[0][..., start:end, :] = key_states
-        self.rooms[1][..., start:end, :] = value_states
-        self.keys, self.values = (room[..., :end, :] for room in self.rooms)
+        self._make_room(end)
+        self.rooms[0][:num_rows, ..., start:end, :] = key_states
+        self.rooms[1][:num_rows, ..., start:end, :] = value_states
+        self._see(num_rows, end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order; a row may be taken more than once."""
         if self.is_initialized:
-            length = self.keys.shape[-2]
             self.rooms = [room.index_select(0, indices) for room in self.rooms]
-            self.keys, self.values = (room[..., :length, :] for room in self.rooms)
+            self._see(len(indices), self.keys.shape[-2])
 
     def close(self, gaps: Gaps) -> None:
         """Let rows leave; those that keep their places are not copied."""
         if self.is_initialized:
             self.keys, self.values = gaps.close(self.keys), gaps.close(self.values)
-            self.rooms = [room[: gaps.num_rows] for room in self.rooms]
 
+    def drop(self, num_columns: int) -> None:
+        """Forget the first tokens of all rows."""
+        if self.is_initialized:
+            for room, states in zip(self.rooms, (self.keys, self.values), strict=True):
+                room[: len(states), ..., : states.shape[-2] - num_columns, :] = states[..., num_columns:, :].clone()
+            self._see(len(self.keys), self.keys.shape[-2] - num_columns)
 
-def _with_room(like: Tensor, length: int) -> Tensor:
-    *front, _, width = like.shape
-    return like.new_empty(*front, (length // ROOM + 1) * ROOM, width)
+    def join(self, other: GrowingLayer, end: int, capacity: int) -> None:
+        """Add the rows of another layer, of `capacity` at most that there will be at once: what they have read ends at column
+        `end`. What stands before it is finite, and for a mask to hide."""
+        if not other.is_initialized:
+            return
+        if not self.is_initialized:
+            self.lazy_initialization(*(states.new_empty(0, *states.shape[1:]) for states in (other.keys, other.values)))
+        num_rows, start = len(self.keys), end - other.keys.shape[-2]
+        self._make_room(end, capacity)
+        for room, states in zip(self.rooms, (other.keys, other.values), strict=True):
+            room[num_rows : num_rows + len(states), ..., start:end, :] = states
+        self._see(num_rows + len(other.keys), end)
+
+    def _make_room(self, length: int, num_rows: int = 0) -> None:
+        num_rows = max(num_rows, len(self.rooms[0]))
+        if num_rows > len(self.rooms[0]) or length > self.rooms[0].shape[-2]:
+            states = self.keys, self.values
+            columns = (length // ROOM + 1) * ROOM
+            # Zeros: what a mask hides is multiplied by nothing, which leaves numbers that are not finite what they are.
+            self.rooms = [one.new_zeros(num_rows, *one.shape[1:-2], columns, one.shape[-1]) for one in states]
+            for room, old in zip(self.rooms, states, strict=True):
+                room[: len(old), ..., : old.shape[-2], :] = old
+
+    def _see(self, num_rows: int, length: int) -> None:
+        self.keys, self.values = (room[:num_rows, ..., :length, :] for room in self.rooms)
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache | EncoderDecoderCache:
@@ -179,6 +203,18 @@ class Reading:
         """Go on with these rows, in this order; a row may be taken more than once."""
         self.cache.batch_select_indices(rows)
         self._change_encoded(lambda values: values.index_select(0, rows))
+
+    def join(self, other: Reading, end: int, capacity: int) -> None:
+        """Go on with the rows of another decoder's reading behind these; see GrowingLayer.join."""
+        if not self.cache.layers:
+            self.cache.layers = [GrowingLayer() for _ in other.cache.layers]
+        for layer, joining in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.join(joining, end, capacity)
+
+    def drop(self, num_columns: int) -> None:
+        """Forget the first tokens of all rows."""
+        for layer in self.cache.layers:
+            layer.drop(num_columns)
 
     def close(self, gaps: Gaps) -> None:
         """Let rows leave."""

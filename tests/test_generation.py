@@ -12,8 +12,9 @@ from test_evaluate import LLAMA, MODELS, TOKENIZER, make
 from torch import Tensor
 
 from catsweep import generation
-from catsweep.data import sequence_batch
-from catsweep.generation import Found, cached_tokens, cut_output, plain_tokens, serves_loop
+from catsweep.cascade.latency import BatchSeconds
+from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.generation import Found, cached_tokens, cut_output, generate, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.reading import Gaps, GrowingLayer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
@@ -88,6 +89,72 @@ def test_rows_that_ended_leave_the_batch() -> None:
     assert widths == [len(PROMPTS)] + [sum(length > step for length in lengths) for step in range(1, max(lengths))]
 
 
+MANY = [
+    GENERATOR.integers(3, 200, length).astype(np.int32)
+    for length in (3, 40, 7, 7, 30, 2, 12, 9, 25, 40, 5, 18, 33, 1, 6)
+]
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN, GRANITE], ids=name)
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 14])
+def test_prompts_that_join_later_get_the_answers_that_they_get_alone(
+    config: dict[str, Any], fast: bool, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = with_an_end(make(config))
+    if fast:
+        module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=0))
+    expected = [found for prompt in MANY for found in plain_tokens(module, TOKENIZER, [prompt], NEW_TOKENS)]
+    monkeypatch.setattr(generation, "PROMPT_TOKENS", 90)  # prompts join in more than one part
+    monkeypatch.setattr(generation, "SHARE_THAT_JOINS", 0.5)
+    widths: list[int] = []
+    hook = module.model.get_input_embeddings().register_forward_hook(
+        lambda *call: widths.append(call[1][0].shape[0] if call[1][0].shape[1] == 1 else 0)
+    )
+    same(cached_tokens(module, TOKENIZER, MANY, NEW_TOKENS, batch_size=batch_size), expected)
+    hook.remove()
+    assert max(widths) <= batch_size
+    assert sum(widths) < sum(len(ids) for ids, _ in expected) + len(MANY)  # hardly a row that has ended is computed
+
+
+def test_columns_that_no_row_sees_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = with_an_end(make(LLAMA))
+    columns: list[int] = []
+    given = generation._DecoderBatch.next
+
+    def noted(batch: generation._DecoderBatch, ids_B: Tensor) -> Tensor:
+        whole = given(batch, ids_B)
+        columns.append(batch.num_columns)
+        assert len(batch.reading.cache.layers[0].keys) == len(ids_B)
+        assert batch.reading.cache.get_seq_length() == batch.num_columns
+        return whole
+
+    monkeypatch.setattr(generation._DecoderBatch, "next", noted)
+    cached_tokens(module, TOKENIZER, MANY * 4, NEW_TOKENS, batch_size=3)
+    assert len(columns) > 3 * NEW_TOKENS
+    assert max(columns) <= (40 + NEW_TOKENS) * 8 / 7 + 1
+    assert max(columns[-NEW_TOKENS:]) < 40  # short prompts come last
+
+
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_stretches_of_a_generation_hold_all_prompts_and_tokens(batch_size: int) -> None:
+    module = with_an_end(make(LLAMA))
+    offsets = np.concatenate([[0], np.cumsum([len(prompt) for prompt in MANY])])
+    tokens = Tokens(np.concatenate(MANY), offsets)
+    split = TokenSplit(tokens, tokens, Tokens(np.empty(0, np.int32), np.zeros(1, np.int64)), np.zeros(16, np.int64))
+    timings: list[BatchSeconds] = []
+    options: dict[str, Any] = {"architecture": "decoder", "max_new_tokens": NEW_TOKENS, "batch_size": batch_size}
+    order = np.random.default_rng(0).permutation(len(MANY))[:12]
+    answers = generate(module, TOKENIZER, split, order, timings=timings, **options)
+    assert [answer.num_prompt_tokens for answer in answers] == [len(MANY[index]) for index in order]
+    totals = np.sum([[one.num_queries, one.num_prompt_tokens, one.num_output_tokens] for one in timings], axis=0)
+    written = sum(len(answer.token_logprobs) for answer in answers)
+    assert totals.tolist() == [12, sum(len(MANY[index]) for index in order), written]
+    assert (len(timings) > 1) == (batch_size == 3)
+    assert all(one.seconds > 0 for one in timings)
+    assert generate(module, TOKENIZER, split, np.empty(0, np.int64), **options) == []
+
+
 def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     for config in (GEMMA2, MISTRAL, MAMBA, DYNAMIC, BLOOM):
         assert not serves_loop(make(config), TOKENIZER, "decoder"), config
@@ -149,8 +216,20 @@ def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
         expected = [part[rows] for part in expected]
         assert layer.get_seq_length() == expected[0].shape[2]
         assert torch.equal(layer.values, expected[1])
-    layer.close(Gaps.of(np.array([False, True, True]), torch.device("cpu")))
+    layer.close(Gaps(np.array([False, True, True]), torch.device("cpu")))
     new = [torch.randn(2, 2, 1, width, generator=generator) for width in (4, 5)]
     found = layer.update(*new)
-    for one, old, part in zip(found, expected, new, strict=True):
-        assert torch.equal(one, torch.cat([old[[2, 1]], part], dim=2))
+    expected = [torch.cat([old[[2, 1]], part], dim=2) for old, part in zip(expected, new, strict=True)]
+    assert all(torch.equal(one, old) for one, old in zip(found, expected, strict=True))
+    layer.drop(70)
+    expected = [old[:, :, 70:] for old in expected]
+    assert all(torch.equal(one, old) for one, old in zip((layer.keys, layer.values), expected, strict=True))
+    other = GrowingLayer()
+    joining = [torch.randn(1, 2, 9, width, generator=generator) for width in (4, 5)]
+    other.update(*joining)
+    length = layer.get_seq_length()
+    layer.join(other, length, 3)
+    for one, old, part in zip((layer.keys, layer.values), expected, joining, strict=True):
+        assert torch.equal(one[:2], old)
+        assert torch.equal(one[2:, :, length - 9 :], part)
+        assert one.isfinite().all()
