@@ -1,7 +1,8 @@
 """Seconds of an answer, measured while a model was evaluated: what its batches took, as a linear model of tokens. [ours]
 
 A batch is answered together, so no query has a time of its own, and a timing of one row would be that of its neighbours.
-What is known is the time of each batch. The seconds of a query are read off a least-squares fit to the batches
+What is known is the time of each batch; in generation, where prompts take the places of answers that ended, of each stretch
+between two such times: the prompts that are read at its start, and the tokens that all rows write in it. The seconds of a query are read off a least-squares fit to the batches
 
     seconds(batch) = a * queries + b * prompt tokens + c * tokens of answers (of all choices, where there are some)
 
@@ -27,7 +28,8 @@ _WORTH_A_TERM = 1e-9
 
 @dataclass(frozen=True)
 class BatchSeconds:
-    """What one batch of an evaluation took. num_output_tokens: of the answers, or of all choices."""
+    """What one batch of an evaluation took, or one stretch of a generation. num_output_tokens: of the answers, or of all
+    choices."""
 
     num_queries: int
     num_prompt_tokens: int
