@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from measure import Row, paired, row, write
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from catsweep.answers import Answer
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.generation import generate, plain_tokens
 from catsweep.models import TargetLogits, build_model
@@ -83,13 +84,12 @@ def split_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> TokenSplit
 def ours(
     module: TargetLogits, tokenizer: PreTrainedTokenizerBase, split: TokenSplit, batch_size: int, new_tokens: int,
     until: list[str],
-) -> list[str]:  # fmt: skip
+) -> list[Answer]:  # fmt: skip
     """All answers, as `evaluate` asks for them."""
-    answers = generate(
+    return generate(
         module, tokenizer, split, np.arange(len(split)), architecture="decoder", max_new_tokens=new_tokens, until=until,
         batch_size=batch_size,
     )  # fmt: skip
-    return [answer.output for answer in answers]
 
 
 def peers(model: HFLM, texts: list[str], new_tokens: int, until: list[str]) -> list[str]:
@@ -122,16 +122,17 @@ def main() -> None:
         peer = HFLM(pretrained=module.model, tokenizer=tokenizer, batch_size=batch_size, max_length=1024)
         call = functools.partial(ours, module, tokenizer, split, batch_size, new_tokens, until)
         peer_call = functools.partial(peers, peer, texts, new_tokens, until)
-        found, expected = call(), peer_call()
+        answers, expected = call(), peer_call()
+        found = [answer.output for answer in answers]
         same = sum(one == other for one, other in zip(found, expected, strict=True))
         assert same == len(texts), f"{what}: {same} of {len(texts)} answers are the same"
         assert len(set(found)) > len(texts) // 4, f"{what}: the answers are too much alike to compare"
-        lengths = [len(output) for output in found]
+        lengths = [len(answer.token_logprobs) for answer in answers]
         limited = sum(length == new_tokens for length in lengths) / len(lengths)
-        repeats = 15 if config is TINY else 3 if len(texts) == 256 else 7  # minutes each
+        repeats = 15 if config is TINY else 3 if len(texts) == 256 else 5  # 256 texts: a minute each
         seconds = paired(call, peer_call, repeats=repeats, clock=time.process_time)
         note = (
-            f"{same} of {len(texts)} answers the same, {min(lengths)} to {max(lengths)} characters, mean "
+            f"{same} of {len(texts)} answers the same, {min(lengths)} to {max(lengths)} tokens, mean "
             f"{np.mean(lengths):.0f}, {limited:.0%} to the limit; batch {batch_size}, CPU seconds of one thread"
         )
         rows.append(row(what, seconds, peer_name="lm-eval HFLM generate_until", target=target, note=note))
