@@ -7,6 +7,7 @@ the next prompts take their places, and log-probabilities come from the logits t
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import TokenSplit, sequence_batch
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS
-from catsweep.models import Architecture, TargetLogits
+from catsweep.models import Architecture, TargetLogits, position_limit
 from catsweep.reading import Gaps, Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device
 
@@ -32,9 +33,9 @@ Found = list[tuple[list[int], FloatArray]]
 SHARE_THAT_LEAVES, SHARE_THAT_JOINS = 1 / 32, 1 / 8
 """Rows that ended leave the batch once they are this share of it: what leaving costs hardly depends on how many do. The next
 prompts join it once there is room for this share: each time is a pass of its own. [ours]"""
-PROMPT_TOKENS, PROMPT_PARTS = 2048, 8
-"""Prompts that join are read in parts of much the same length, of so many tokens, and of more where these would be more parts
-than that: a pass over few tokens takes longer for each. [ours]"""
+PROMPT_TOKENS, PROMPT_TOKENS_ON_GPU = 2048, 32_768
+"""Prompts that join are read in parts of much the same length, of so many tokens or an eighth of all of them: a pass over few
+tokens takes longer for each. [ours]"""
 LEFT_OVER = 1 / 8
 """Columns that no row sees any more are dropped once they are this share of all. [ours]"""
 
@@ -55,27 +56,29 @@ def generate(
 
     until: texts that end an answer. The output is what stands before the first of them; its tokens are those that had
     to be generated to see it. batch_size: rows at once (default: all). timings: gets the seconds of each batch, or of each
-    stretch between two times at which prompts joined the batch.
+    stretch between two times at which prompts joined the batch; there without the seconds that texts are made of tokens in.
     """
     by_length = indices[np.argsort(-data.prompts.lengths[indices], kind="stable")]
-    batch_size = batch_size or max(1, len(indices))
+    batch_size = batch_size or len(indices) or 1
     serves = serves_loop(module, tokenizer, architecture)
-    at_once = max(batch_size, len(indices)) if serves and architecture == "decoder" else batch_size
+    at_once = len(indices) or 1 if serves and architecture == "decoder" else batch_size
     answers: dict[int, Answer] = {}
-    timings = [] if timings is None else timings
     for start in range(0, len(indices), at_once):
         chosen = by_length[start : start + at_once]
-        clock = _Clock(timings)
         prompts = [data.prompts[index] for index in chosen]
+        clock = _Clock([] if timings is None else timings)
         if serves:
             found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock)
         else:
             clock.joins(data.prompts.lengths[chosen])
             found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
-        for index, prompt, (ids, statistics) in zip(chosen.tolist(), prompts, found, strict=True):
-            output, num_tokens = cut_output(tokenizer, ids, until)
+        ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
+        if not serves:
+            clock.stop(sum(num_tokens for _, num_tokens in ends))
+        for index, prompt, (output, num_tokens), (_, statistics) in zip(
+            chosen.tolist(), prompts, ends, found, strict=True
+        ):
             answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
-        clock.stop(sum(len(ids) for ids, _ in found))
     return [answers[index] for index in indices.tolist()]
 
 
@@ -117,7 +120,8 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def serves_loop(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> bool:
-    """Whether `cached_tokens` serves a model: what it finds on two made-up prompts must have the log-probabilities that one
+    """Whether `cached_tokens` serves a model: what it finds on three made-up prompts, one of which takes the
+    place of another beside the first, must have the log-probabilities that one
     pass over prompt and answer gives. Decided once; the prompts are the same on every rank."""
     if "generation" not in module.served:
         module.served["generation"] = can_read_on(module) and _agrees(module, tokenizer, architecture)
@@ -132,7 +136,7 @@ def _agrees(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architectu
         for start, length in ((1, 9), (20, 5), (30, 3))
     ]
     try:
-        found = cached_tokens(module, tokenizer, prompts, 4, (), batch_size=2, end_id=-1)
+        found = cached_tokens(module, tokenizer, prompts, 5, batch_size=2, exactly=[5, 2, 4])
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # a model that does not take these inputs
         return False
     batch = sequence_batch(
@@ -156,11 +160,11 @@ def cached_tokens(
     until: Sequence[str] = (),
     *,
     batch_size: int | None = None,
-    end_id: int | None = None,
+    exactly: Sequence[int] | None = None,
     clock: _Clock | None = None,
 ) -> Found:
-    """Greedy tokens behind each prompt up to the end token (end_id, where given), to a text of `until`, or to
-    `max_new_tokens`. batch_size: rows at once (default, and an encoder-decoder's: all)."""
+    """Greedy tokens behind each prompt up to the end token, to a text of `until`, or to `max_new_tokens`. batch_size: rows at
+    once (default, and an encoder-decoder's: all). exactly: where given, how many tokens of each, whatever they are."""
     lengths = np.array([len(prompt) for prompt in prompts])
     waiting = np.argsort(-lengths, kind="stable")  # what joins is never longer than what runs
     capacity = min(batch_size or len(prompts), len(prompts))
@@ -170,7 +174,8 @@ def cached_tokens(
     else:
         batch = _DecoderBatch(module, lengths, capacity, max_new_tokens, int(tokenizer.pad_token_id))
     log = _Log(module, len(prompts), max_new_tokens, capacity)
-    end_id = int(tokenizer.eos_token_id) if end_id is None else end_id
+    end_id = int(tokenizer.eos_token_id) if exactly is None else -1
+    limits = np.full(len(prompts), max_new_tokens) if exactly is None else np.array(exactly)
     stops = _Stops(tokenizer, until)
 
     def pick(whole: Tensor, rows: NDArray[np.int64], needed: NDArray[np.bool_]) -> tuple[Tensor, NDArray[np.bool_]]:
@@ -180,15 +185,19 @@ def cached_tokens(
         if until:
             for place in np.flatnonzero(goes_on & stops.may_end(rows, ids)):
                 goes_on[place] = not stops.ends(rows[place], log.so_far(rows[place]))
-        return ids_B, goes_on & (log.lengths[rows] < max_new_tokens)
+        return ids_B, goes_on & (log.lengths[rows] < limits[rows])
 
-    running, alive = waiting[:0], np.ones(0, dtype=bool)
+    running, alive, num_passes = waiting[:0], np.ones(0, dtype=bool), np.zeros(0, dtype=np.int64)
     ids_B = torch.empty(0, dtype=torch.int64, device=module.model.device)
     while len(waiting) or alive.any():
-        if (~alive).sum() > SHARE_THAT_LEAVES * len(alive) or not alive.any():
+        is_late = (
+            num_passes[~alive] >= max_new_tokens - 1
+        ).any()  # a row never sees more than its longest answer would take
+        if (~alive).sum() > SHARE_THAT_LEAVES * len(alive) or is_late:
             gaps = Gaps(alive, ids_B.device)
             batch.close(gaps)
-            ids_B, running, alive = gaps.close(ids_B), gaps.close_array(running), gaps.close_array(alive)
+            ids_B = gaps.close(ids_B)
+            num_passes, running, alive = (gaps.close_array(values) for values in (num_passes, running, alive))
         num_free = capacity - len(running)
         if num_free >= min(len(waiting), SHARE_THAT_JOINS * capacity) > 0:
             joining, waiting = waiting[:num_free], waiting[num_free:]
@@ -196,21 +205,24 @@ def cached_tokens(
                 clock.joins(lengths[joining], log.num_tokens)
             whole = batch.join([prompts[row] for row in joining])
             new_ids_B, goes_on = pick(whole, joining, np.ones(len(joining), dtype=bool))
-            ids_B, running, alive = (
-                torch.cat([ids_B, new_ids_B]), np.concatenate([running, joining]), np.concatenate([alive, goes_on])
-            )  # fmt: skip
+            ids_B = torch.cat([ids_B, new_ids_B])
+            running, alive = np.concatenate([running, joining]), np.concatenate([alive, goes_on])
+            num_passes = np.concatenate([num_passes, np.zeros_like(joining)])
         else:
             ids_B, alive = pick(batch.next(ids_B), running, alive)
+            num_passes += 1
+    if clock is not None:
+        clock.stop(log.num_tokens)
     return log.found()
 
 
-def parts_by_length(lengths: NDArray[np.int64]) -> list[slice]:
-    """The parts in which prompts of such lengths, which never ascend, are read."""
-    room = max(PROMPT_TOKENS, len(lengths) * int(lengths[0]) // PROMPT_PARTS)
+def parts_by_length(lengths: NDArray[np.int64], num_tokens: int) -> list[slice]:
+    """The parts, of some num_tokens each, in which prompts of such lengths, which never ascend, are read."""
+    room = max(num_tokens, len(lengths) * int(lengths[0]) // 8)
     parts = list[slice]()
     while not parts or parts[-1].stop < len(lengths):
         start = parts[-1].stop if parts else 0
-        parts.append(slice(start, min(len(lengths), start + max(1, room // int(lengths[start])))))
+        parts.append(slice(start, min(len(lengths), start + max(1, room // max(1, int(lengths[start]))))))
     return parts
 
 
@@ -235,14 +247,17 @@ class _DecoderBatch:
         self.hidden: Tensor | None = None  # (B, 1, 1, columns), what is added to scores; none where every row sees all
         if len(lengths) > capacity or lengths.min() < lengths.max():
             most = int((lengths.max() + max_new_tokens) / (1 - LEFT_OVER)) + 2
-            self.hidden = torch.zeros(capacity, 1, 1, most, dtype=module.model.dtype, device=device)
+            self.most = min(most, position_limit(module.model.config) or most)
+            aligned = 16 * math.ceil(self.most / 16)  # fused attention takes other rows in copies
+            self.hidden = torch.zeros(capacity, 1, 1, aligned, dtype=module.model.dtype, device=device)
 
     def join(self, prompts: Sequence[Ids]) -> Tensor:
         """What is behind prompts, which are read and join the batch."""
         if not len(self.starts):
             self._drop(self.num_columns)
             self.num_columns = len(prompts[0])
-        parts = parts_by_length(np.array([len(prompt) for prompt in prompts]))
+        num_tokens = PROMPT_TOKENS_ON_GPU if self.positions_B1.is_cuda else PROMPT_TOKENS
+        parts = parts_by_length(np.array([len(prompt) for prompt in prompts]), num_tokens)
         found = [self._join_part(padded(prompts[part], self.pad_id), prompts[part]) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -263,7 +278,8 @@ class _DecoderBatch:
 
     def next(self, ids_B: Tensor) -> Tensor:
         """What is behind one more token of each row."""
-        if (unseen := int(self.starts.min())) > LEFT_OVER * self.num_columns:
+        unseen = int(self.starts.min())
+        if unseen > LEFT_OVER * self.num_columns or (self.hidden is not None and self.num_columns == self.most):
             self._drop(unseen)
         self.num_columns += 1
         inputs = {}

@@ -1,7 +1,8 @@
 """A model that reads on behind what it has read, from its cache of keys and values, and which models can be read so.
 
 Prompts are padded on the right. Without a mask a causal model never sees what stands behind a token, so the pass over
-prompts needs none; a later pass has a mask that hides the padding, and positions that count on from each prompt's end.
+prompts needs none; a later pass has a mask that hides the padding, and what stood in the cache before a prompt joined it, and
+positions that count on from each prompt's end.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def join(self, other: GrowingLayer, end: int, capacity: int) -> None:
         """Add the rows of another layer, of `capacity` at most that there will be at once: what they have read ends at column
-        `end`. What stands before it is finite, and for a mask to hide."""
+        `end`. What stands before it, other rows' numbers or zeros, is for a mask to hide."""
         if not other.is_initialized:
             return
         if not self.is_initialized:
@@ -143,6 +144,9 @@ def can_read_on(module: TargetLogits) -> bool:
     takes_masks = getattr(model.config, "_attn_implementation", None) in ("sdpa", "eager")
     trusted = model.dtype == torch.float32 or bool(getattr(model, "_supports_attention_backend", False))
     known = not any(f"'{kind}'" in settings for kind in _DYNAMIC_POSITIONS)
+    known &= "local" not in str(
+        getattr(model.config, "attention_types", None)
+    )  # GPT-Neo's windows count hidden columns
     return takes_masks and trusted and known and "position_ids" in parameters
 
 

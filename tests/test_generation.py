@@ -20,6 +20,8 @@ from catsweep.reading import Gaps, GrowingLayer
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
 NEW_TOKENS = 24
+GPT_NEO = {"model_type": "gpt_neo", "hidden_size": 32, "num_heads": 2, "num_layers": 2, "window_size": 8,
+           "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 128}  # fmt: skip
 GENERATOR = np.random.default_rng(5)
 PROMPTS = [GENERATOR.integers(3, 200, length).astype(np.int32) for length in (1, 9, 70, 6, 9, 12)]
 
@@ -107,6 +109,7 @@ def test_prompts_that_join_later_get_the_answers_that_they_get_alone(
     expected = [found for prompt in MANY for found in plain_tokens(module, TOKENIZER, [prompt], NEW_TOKENS)]
     monkeypatch.setattr(generation, "PROMPT_TOKENS", 90)  # prompts join in more than one part
     monkeypatch.setattr(generation, "SHARE_THAT_JOINS", 0.5)
+    monkeypatch.setattr(generation, "SHARE_THAT_LEAVES", 0.0)
     widths: list[int] = []
     hook = module.model.get_input_embeddings().register_forward_hook(
         lambda *call: widths.append(call[1][0].shape[0] if call[1][0].shape[1] == 1 else 0)
@@ -115,6 +118,34 @@ def test_prompts_that_join_later_get_the_answers_that_they_get_alone(
     hook.remove()
     assert max(widths) <= batch_size
     assert sum(widths) < sum(len(ids) for ids, _ in expected) + len(MANY)  # hardly a row that has ended is computed
+
+
+@pytest.mark.parametrize("limit", [None, 40 + NEW_TOKENS])
+def test_rows_that_stay_after_their_end_see_no_more_than_a_model_has_positions_for(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(LLAMA)
+    monkeypatch.setattr(generation, "position_limit", lambda config: limit)
+    monkeypatch.setattr(generation, "SHARE_THAT_LEAVES", 0.5)
+    monkeypatch.setattr(generation, "LEFT_OVER", 0.125 if limit is None else 0.9)
+    exactly = [NEW_TOKENS if place % 4 == 0 else NEW_TOKENS - 2 for place in range(len(MANY))]
+    expected = [
+        found
+        for prompt, length in zip(MANY, exactly, strict=True)
+        for found in cached_tokens(module, TOKENIZER, [prompt], length, exactly=[length])
+    ]
+    given, stayed = generation._DecoderBatch.next, list[int]()
+
+    def noted(batch: generation._DecoderBatch, ids_B: Tensor) -> Tensor:
+        assert int(batch.positions_B1.max()) < 40 + NEW_TOKENS - 1
+        whole = given(batch, ids_B)
+        assert batch.num_columns <= batch.most
+        stayed.append(len(ids_B))
+        return whole
+
+    monkeypatch.setattr(generation._DecoderBatch, "next", noted)
+    same(cached_tokens(module, TOKENIZER, MANY, NEW_TOKENS, batch_size=4, exactly=exactly), expected)
+    assert sum(stayed) > sum(exactly) - len(MANY)  # some stayed
 
 
 def test_columns_that_no_row_sees_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +187,7 @@ def test_stretches_of_a_generation_hold_all_prompts_and_tokens(batch_size: int) 
 
 
 def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for config in (GEMMA2, MISTRAL, MAMBA, DYNAMIC, BLOOM):
+    for config in (GEMMA2, MISTRAL, MAMBA, DYNAMIC, BLOOM, GPT_NEO):
         assert not serves_loop(make(config), TOKENIZER, "decoder"), config
     sharded = make(LLAMA)
     sharded.sharded = True

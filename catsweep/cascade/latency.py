@@ -2,7 +2,8 @@
 
 A batch is answered together, so no query has a time of its own, and a timing of one row would be that of its neighbours.
 What is known is the time of each batch; in generation, where prompts take the places of answers that ended, of each stretch
-between two such times: the prompts that are read at its start, and the tokens that all rows write in it. The seconds of a query are read off a least-squares fit to the batches
+between two such times: the prompts that are read at its start, and the tokens that all rows write in it. The seconds of a query
+are read off a least-squares fit to the batches
 
     seconds(batch) = a * queries + b * prompt tokens + c * tokens of answers (of all choices, where there are some)
 
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from catsweep.cascade.ragged import FloatArray
 
+_FEW_BATCHES = 4
 _WORTH_A_TERM = 1e-9
 """A further term must explain this share of the seconds' squares more; with one batch all terms explain it fully."""
 
@@ -66,9 +68,10 @@ class Latency:
 def fit_latency(batches: Sequence[BatchSeconds], *, device: str, batch_size: int) -> Latency | None:
     """The model of the batches of an evaluation, in their order; None where there was none.
 
-    The first batch is left out where others follow: it also loads what the device needs for the first time.
+    The first batch is left out where four others follow: it also loads what the device needs for the first time. With fewer
+    it counts, since a generation's next stretches are also the time of queries that joined in the first.
     """
-    counted = list(batches[1:] or batches)
+    counted = list(batches[1:] if len(batches) > _FEW_BATCHES else batches)
     if not counted:
         return None
     counts = np.array([[batch.num_queries, batch.num_prompt_tokens, batch.num_output_tokens] for batch in counted])

@@ -25,6 +25,13 @@ def test_exact_seconds_are_found_again_and_the_first_batch_is_left_out() -> None
     np.testing.assert_allclose(found.seconds([10, 20], [3, 0]), [0.1 + 0.1 + 1.5, 0.1 + 0.2])
 
 
+def test_few_batches_all_count() -> None:
+    batches = [BatchSeconds(128, 5_000, 4_000, 4.0), BatchSeconds(1, 20, 2_000, 2.0)]
+    found = fit(batches)
+    assert found.num_batches == 2
+    assert found.seconds_a_query < 0.1  # the one query of the last stretch is not what that took
+
+
 def test_one_batch_gives_every_query_the_same_share() -> None:
     found = fit([BatchSeconds(4, 100, 20, 2.0)])
     np.testing.assert_allclose(found.seconds([10, 90], [1, 19]), [0.5, 0.5])
