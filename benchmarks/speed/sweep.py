@@ -77,12 +77,15 @@ def run_catsweep(folder: Path, steps: int, num_trials: int) -> tuple[float, floa
         "large": {"pretrained": str(folder / "large")},
         "training": {"steps": steps, "batch_size": 32, "warmup_share": 0.1},
         "search": {
-            "num_samples": num_trials,
-            "confirm_seeds": 2,
-            "stratify": ["loss.kind"],
+            "num_samples": num_trials // 2,
+            "confirm_seeds": 1,
+            "stratify": ["loss.filter.kind"],
             "space": {
                 "learning_rate": {"space": "loguniform", "lower": 1e-3, "upper": 1e-2},
-                "loss": {"space": "choice", "options": [{"kind": "cat_xent"}]},
+                "loss": {
+                    "space": "choice",
+                    "options": [{"kind": "cat_xent", "filter": {"kind": kind}} for kind in ("either", "large")],
+                },
             },
         },
         "data": {"max_evaluation_rows": NUM_VALIDATION},
