@@ -17,8 +17,8 @@ from torch import Tensor
 from catsweep.answers import token_statistics
 from catsweep.first_choice import first_choice
 from catsweep.logit_rows import SLICE_LOGITS, read_in_blocks, read_plainly
+from catsweep.models import PART_ROWS
 from catsweep.spec.sweep import DistributionSpec
-from catsweep.teacher import PART_ROWS
 
 NUM_LOGITS = 2**24
 VOCABULARIES = (32_000, 128_000)
