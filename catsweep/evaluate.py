@@ -41,8 +41,8 @@ def evaluate(
 ) -> pa.Table:
     """Rows (see records.ROW_FIELDS) of a split, in its order, or of its examples `indices` only.
 
-    timings: gets what each batch of choices, or each stretch of a generation, took, from its token ids to the answers in this
-    process's memory.
+    timings: gets what each batch of choices took, from its token ids to the answers in this process's memory, and what `generate`
+    adds.
     """
     training = module.training
     module.eval()

@@ -31,7 +31,8 @@ Ids = NDArray[np.int32]
 Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
 SHARE_THAT_LEAVES, SHARE_THAT_JOINS = 1 / 32, 1 / 8
-"""Rows that ended leave the batch once they are this share of it: what leaving costs hardly depends on how many do. The next
+"""Rows that ended leave the batch once they are more than this share of it, or have stayed for as long as the longest answer
+takes: what leaving costs hardly depends on how many do. The next
 prompts join it once there is room for this share: each time is a pass of its own. [ours]"""
 PROMPT_TOKENS, PROMPT_TOKENS_ON_GPU = 2048, 32_768
 """Prompts that join are read in parts of much the same length, of so many tokens or an eighth of all of them: a pass over few
@@ -56,7 +57,8 @@ def generate(
 
     until: texts that end an answer. The output is what stands before the first of them; its tokens are those that had
     to be generated to see it. batch_size: rows at once (default: all). timings: gets the seconds of each batch, or of each
-    stretch between two times at which prompts joined the batch; there without the seconds that texts are made of tokens in.
+    stretch between two times at which prompts joined the batch; where the loop serves the model, without the seconds that texts
+    are made of tokens in.
     """
     by_length = indices[np.argsort(-data.prompts.lengths[indices], kind="stable")]
     batch_size = batch_size or len(indices) or 1
@@ -93,13 +95,13 @@ class _Clock:
     def joins(self, lengths: NDArray[np.int64], num_output_tokens: int = 0) -> None:
         """Prompts of these lengths are read next. num_output_tokens: of all answers so far."""
         if len(self.joined):
-            self.stop(num_output_tokens)
+            self.stop(num_output_tokens, goes_on=True)
         self.joined = lengths
 
-    def stop(self, num_output_tokens: int) -> None:
-        """A stretch is over; on a GPU, too, the tokens that are counted are there."""
+    def stop(self, num_output_tokens: int, *, goes_on: bool = False) -> None:
+        """A stretch is over; on a GPU, too, the tokens that are counted are there. goes_on: see BatchSeconds."""
         now, new = time.perf_counter(), num_output_tokens - self.num_output_tokens
-        self.timings.append(BatchSeconds(len(self.joined), int(self.joined.sum()), new, now - self.started_at))
+        self.timings.append(BatchSeconds(len(self.joined), int(self.joined.sum()), new, now - self.started_at, goes_on))
         self.started_at, self.num_output_tokens = now, num_output_tokens
 
 
@@ -211,9 +213,10 @@ def cached_tokens(
         else:
             ids_B, alive = pick(batch.next(ids_B), running, alive)
             num_passes += 1
+    found = log.found()
     if clock is not None:
         clock.stop(log.num_tokens)
-    return log.found()
+    return found
 
 
 def parts_by_length(lengths: NDArray[np.int64], num_tokens: int) -> list[slice]:
@@ -248,7 +251,7 @@ class _DecoderBatch:
         if len(lengths) > capacity or lengths.min() < lengths.max():
             most = int((lengths.max() + max_new_tokens) / (1 - LEFT_OVER)) + 2
             self.most = min(most, position_limit(module.model.config) or most)
-            aligned = 16 * math.ceil(self.most / 16)  # fused attention takes other rows in copies
+            aligned = 16 * math.ceil(self.most / 16)  # fused attention copies a mask of another stride between rows
             self.hidden = torch.zeros(capacity, 1, 1, aligned, dtype=module.model.dtype, device=device)
 
     def join(self, prompts: Sequence[Ids]) -> Tensor:
@@ -256,7 +259,8 @@ class _DecoderBatch:
         if not len(self.starts):
             self._drop(self.num_columns)
             self.num_columns = len(prompts[0])
-        num_tokens = PROMPT_TOKENS_ON_GPU if self.positions_B1.is_cuda else PROMPT_TOKENS
+        # Where logits come from the model itself, those between the shortest and the longest end of a part are all made.
+        num_tokens = PROMPT_TOKENS_ON_GPU if self.positions_B1.is_cuda and self.module.fast else PROMPT_TOKENS
         parts = parts_by_length(np.array([len(prompt) for prompt in prompts]), num_tokens)
         found = [self._join_part(padded(prompts[part], self.pad_id), prompts[part]) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)

@@ -182,8 +182,17 @@ def test_stretches_of_a_generation_hold_all_prompts_and_tokens(batch_size: int) 
     written = sum(len(answer.token_logprobs) for answer in answers)
     assert totals.tolist() == [12, sum(len(MANY[index]) for index in order), written]
     assert (len(timings) > 1) == (batch_size == 3)
+    assert [one.goes_on for one in timings] == [True] * (len(timings) - 1) + [False]
     assert all(one.seconds > 0 for one in timings)
     assert generate(module, TOKENIZER, split, np.empty(0, np.int64), **options) == []
+
+
+def test_a_model_is_tried_with_a_prompt_that_joins_beside_a_running_row() -> None:
+    module = make(LLAMA)
+    sizes: list[tuple[int, ...]] = []
+    module.model.get_input_embeddings().register_forward_hook(lambda *call: sizes.append(tuple(call[1][0].shape)))
+    assert serves_loop(module, TOKENIZER, "decoder")
+    assert sizes[:6] == [(2, 9), (2, 1), (1, 3), (2, 1), (2, 1), (2, 1)]
 
 
 def test_models_that_cannot_read_on_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

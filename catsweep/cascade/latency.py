@@ -7,8 +7,8 @@ are read off a least-squares fit to the batches
 
     seconds(batch) = a * queries + b * prompt tokens + c * tokens of answers (of all choices, where there are some)
 
-with a, b, c >= 0, scaled so that all queries together take the measured time. So it is the share of a busy machine that a
-query takes at this batch size on this device: not what one user waits for, and loaded by whatever else ran there.
+with a, b, c >= 0, scaled so that all queries that were counted take the measured time. So it is the share of a busy machine
+that a query takes at this batch size on this device: not what one user waits for, and loaded by whatever else ran there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from catsweep.cascade.ragged import FloatArray
 
-_FEW_BATCHES = 4
 _WORTH_A_TERM = 1e-9
 """A further term must explain this share of the seconds' squares more; with one batch all terms explain it fully."""
 
@@ -31,12 +30,13 @@ _WORTH_A_TERM = 1e-9
 @dataclass(frozen=True)
 class BatchSeconds:
     """What one batch of an evaluation took, or one stretch of a generation. num_output_tokens: of the answers, or of all
-    choices."""
+    choices. goes_on: whether answers to its queries are still written in the next stretch."""
 
     num_queries: int
     num_prompt_tokens: int
     num_output_tokens: int
     seconds: float
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Latency:
 def fit_latency(batches: Sequence[BatchSeconds], *, device: str, batch_size: int) -> Latency | None:
     """The model of the batches of an evaluation, in their order; None where there was none.
 
-    The first batch is left out where four others follow: it also loads what the device needs for the first time. With fewer
-    it counts, since a generation's next stretches are also the time of queries that joined in the first.
+    The first batch is left out where others follow: it also loads what the device needs for the first time. The first stretch
+    of several counts: the next ones are also the time of its queries, and the device has been used before it began.
     """
-    counted = list(batches[1:] if len(batches) > _FEW_BATCHES else batches)
+    counted = list(batches if batches and batches[0].goes_on else batches[1:] or batches)
     if not counted:
         return None
     counts = np.array([[batch.num_queries, batch.num_prompt_tokens, batch.num_output_tokens] for batch in counted])

@@ -25,9 +25,8 @@ def test_exact_seconds_are_found_again_and_the_first_batch_is_left_out() -> None
     np.testing.assert_allclose(found.seconds([10, 20], [3, 0]), [0.1 + 0.1 + 1.5, 0.1 + 0.2])
 
 
-def test_few_batches_all_count() -> None:
-    batches = [BatchSeconds(128, 5_000, 4_000, 4.0), BatchSeconds(1, 20, 2_000, 2.0)]
-    found = fit(batches)
+def test_a_first_stretch_whose_queries_go_on_counts() -> None:
+    found = fit([BatchSeconds(128, 5_000, 4_000, 4.0, goes_on=True), BatchSeconds(1, 20, 2_000, 2.0)])
     assert found.num_batches == 2
     assert found.seconds_a_query < 0.1  # the one query of the last stretch is not what that took
 
