@@ -32,8 +32,8 @@ Found = list[tuple[list[int], FloatArray]]
 """Of each prompt: the tokens of its answer, the end token included, and their `token_statistics`."""
 SHARE_THAT_LEAVES, SHARE_THAT_JOINS = 1 / 32, 1 / 8
 """Rows that ended leave the batch once they are more than this share of it, or have stayed for as long as the longest answer
-takes: what leaving costs hardly depends on how many do. The next
-prompts join it once there is room for this share: each time is a pass of its own. [ours]"""
+takes: what leaving costs hardly depends on how many do. The next prompts join it once there is room for this share: each time
+is a pass of its own. [ours]"""
 PROMPT_TOKENS, PROMPT_TOKENS_ON_GPU = 2048, 32_768
 """Prompts that join are read in parts of much the same length, of so many tokens or an eighth of all of them: a pass over few
 tokens takes longer for each. [ours]"""
@@ -122,8 +122,8 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def serves_loop(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> bool:
-    """Whether `cached_tokens` serves a model: what it finds on three made-up prompts, one of which takes the
-    place of another beside the first, must have the log-probabilities that one
+    """Whether `cached_tokens` serves a model: what it finds on three made-up prompts, one of which takes the place of another
+    beside the first, must have the log-probabilities that one
     pass over prompt and answer gives. Decided once; the prompts are the same on every rank."""
     if "generation" not in module.served:
         module.served["generation"] = can_read_on(module) and _agrees(module, tokenizer, architecture)
@@ -192,9 +192,8 @@ def cached_tokens(
     running, alive, num_passes = waiting[:0], np.ones(0, dtype=bool), np.zeros(0, dtype=np.int64)
     ids_B = torch.empty(0, dtype=torch.int64, device=module.model.device)
     while len(waiting) or alive.any():
-        is_late = (
-            num_passes[~alive] >= max_new_tokens - 1
-        ).any()  # a row never sees more than its longest answer would take
+        # No row takes part in more passes than its longest answer would: columns and positions are counted on that.
+        is_late = (num_passes[~alive] >= max_new_tokens - 1).any()
         if (~alive).sum() > SHARE_THAT_LEAVES * len(alive) or is_late:
             gaps = Gaps(alive, ids_B.device)
             batch.close(gaps)
