@@ -123,8 +123,8 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def serves_loop(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> bool:
     """Whether `cached_tokens` serves a model: what it finds on three made-up prompts, one of which takes the place of another
-    beside the first, must have the log-probabilities that one
-    pass over prompt and answer gives. Decided once; the prompts are the same on every rank."""
+    beside the first, must have the log-probabilities that one pass over prompt and answer gives. Decided once; the prompts are
+    the same on every rank."""
     if "generation" not in module.served:
         module.served["generation"] = can_read_on(module) and _agrees(module, tokenizer, architecture)
     return module.served["generation"]
