@@ -41,7 +41,7 @@ def main() -> None:
         from measure import Row, write
 
         note = f"the ratio is the work share; {text}"
-        command = f"python benchmarks/work_share.py {arguments.folder.name}"
+        command = f"python benchmarks/work_share.py ~/catsweep/{arguments.folder.name}"
         what = f"slots' time outside training and evaluation: {arguments.write}"
         write("work_share", [Row(what, 1 - share, 1.0, "share", "all of it", [share], "at least 0.9", note)], command)
 

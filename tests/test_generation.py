@@ -11,7 +11,7 @@ from test_choices import BART, BLOOM, DYNAMIC, GEMMA2, GRANITE, MAMBA, MISTRAL, 
 from test_evaluate import LLAMA, MODELS, TOKENIZER, make
 from torch import Tensor
 
-from catsweep import generation
+from catsweep import generation, joining
 from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import Tokens, TokenSplit, sequence_batch
 from catsweep.generation import Found, cached_tokens, cut_output, generate, plain_tokens, serves_loop
@@ -107,7 +107,7 @@ def test_prompts_that_join_later_get_the_answers_that_they_get_alone(
     if fast:
         module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=0))
     expected = [found for prompt in MANY for found in plain_tokens(module, TOKENIZER, [prompt], NEW_TOKENS)]
-    monkeypatch.setattr(generation, "PROMPT_TOKENS", 90)  # prompts join in more than one part
+    monkeypatch.setattr(joining, "PROMPT_TOKENS", 90)  # prompts join in more than one part
     monkeypatch.setattr(generation, "SHARE_THAT_JOINS", 0.5)
     monkeypatch.setattr(generation, "SHARE_THAT_LEAVES", 0.0)
     widths: list[int] = []
@@ -125,25 +125,25 @@ def test_rows_that_stay_after_their_end_see_no_more_than_a_model_has_positions_f
     limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = make(LLAMA)
-    monkeypatch.setattr(generation, "position_limit", lambda config: limit)
+    monkeypatch.setattr(joining, "position_limit", lambda config: limit)
     monkeypatch.setattr(generation, "SHARE_THAT_LEAVES", 0.5)
-    monkeypatch.setattr(generation, "LEFT_OVER", 0.125 if limit is None else 0.9)
+    monkeypatch.setattr(joining, "LEFT_OVER", 0.125 if limit is None else 0.9)
     exactly = [NEW_TOKENS if place % 4 == 0 else NEW_TOKENS - 2 for place in range(len(MANY))]
     expected = [
         found
         for prompt, length in zip(MANY, exactly, strict=True)
         for found in cached_tokens(module, TOKENIZER, [prompt], length, exactly=[length])
     ]
-    given, stayed = generation._DecoderBatch.next, list[int]()
+    given, stayed = joining.DecoderBatch.next, list[int]()
 
-    def noted(batch: generation._DecoderBatch, ids_B: Tensor) -> Tensor:
+    def noted(batch: joining.DecoderBatch, ids_B: Tensor) -> Tensor:
         assert int(batch.positions_B1.max()) < 40 + NEW_TOKENS - 1
         whole = given(batch, ids_B)
         assert batch.num_columns <= batch.most
         stayed.append(len(ids_B))
         return whole
 
-    monkeypatch.setattr(generation._DecoderBatch, "next", noted)
+    monkeypatch.setattr(joining.DecoderBatch, "next", noted)
     same(cached_tokens(module, TOKENIZER, MANY, NEW_TOKENS, batch_size=4, exactly=exactly), expected)
     assert sum(stayed) > sum(exactly) - len(MANY)  # some stayed
 
@@ -151,16 +151,16 @@ def test_rows_that_stay_after_their_end_see_no_more_than_a_model_has_positions_f
 def test_columns_that_no_row_sees_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     module = with_an_end(make(LLAMA))
     columns: list[int] = []
-    given = generation._DecoderBatch.next
+    given = joining.DecoderBatch.next
 
-    def noted(batch: generation._DecoderBatch, ids_B: Tensor) -> Tensor:
+    def noted(batch: joining.DecoderBatch, ids_B: Tensor) -> Tensor:
         whole = given(batch, ids_B)
         columns.append(batch.num_columns)
         assert len(batch.reading.cache.layers[0].keys) == len(ids_B)
         assert batch.reading.cache.get_seq_length() == batch.num_columns
         return whole
 
-    monkeypatch.setattr(generation._DecoderBatch, "next", noted)
+    monkeypatch.setattr(joining.DecoderBatch, "next", noted)
     cached_tokens(module, TOKENIZER, MANY * 4, NEW_TOKENS, batch_size=3)
     assert len(columns) > 3 * NEW_TOKENS
     assert max(columns) <= (40 + NEW_TOKENS) * 8 / 7 + 1
