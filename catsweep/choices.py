@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
-from catsweep.data import TokenSplit, sequence_batch
+from catsweep.batches import sequence_batch
+from catsweep.data import TokenSplit
 from catsweep.models import Architecture, TargetLogits
 from catsweep.reading import Reading, agrees, can_read_on, hidden_as_minus, padded
 from catsweep.tensors import to_device

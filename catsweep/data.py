@@ -1,4 +1,4 @@
-"""A task's examples as token ids on storage, memory-mapped; and micro-batches of them."""
+"""A task's examples as token ids on storage, memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import itertools
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -21,13 +20,11 @@ from catsweep.encode import Encoder
 from catsweep.errors import DataError
 from catsweep.models import Architecture
 from catsweep.noise import Units, changed_tokens, noisy_label, noisy_tokens
-from catsweep.packing import pack_rows
 from catsweep.records import MANIFEST, read_json
 from catsweep.spec.noise import LabelNoise
 from catsweep.spec.sweep import CLEAN_TRAIN
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
-from catsweep.tensors import Batch, TeacherSignal
 
 IntArray = NDArray[np.int64]
 
@@ -52,8 +49,19 @@ class Tokens:
 
     def select(self, indices: IntArray) -> Tokens:
         """A copy of some lists, in the order of `indices`."""
-        ids = np.concatenate([self[int(index)] for index in indices]) if len(indices) else np.empty(0, np.int32)
-        return Tokens(ids, _offsets(self.lengths[indices].tolist()))
+        lengths = self.offsets[indices + 1] - self.offsets[indices]
+        return Tokens(np.asarray(self.ids[runs(self.offsets[indices], lengths)]), _offsets(lengths))
+
+    @classmethod
+    def of(cls, lists: Sequence[NDArray[np.int32]]) -> Tokens:
+        """Lists of token ids as one."""
+        return cls(np.concatenate([np.empty(0, np.int32), *lists]), _offsets([len(one) for one in lists]))
+
+
+def runs(first: IntArray, lengths: IntArray) -> IntArray:
+    """Whole numbers that count up from each of `first`, `lengths` of them, one run behind another: int64."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(first - before, lengths) + np.arange(lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -77,19 +85,18 @@ class TokenSplit:
     def select(self, indices: IntArray) -> TokenSplit:
         """A copy of some examples, in the order of `indices`."""
         starts, counts = self.choice_offsets[indices], np.diff(self.choice_offsets)[indices]
-        of_choice = np.concatenate([np.arange(start, start + num) for start, num in zip(starts, counts, strict=True)])
         return TokenSplit(
             self.prompts.select(indices),
             self.targets.select(indices),
-            self.choices.select(of_choice.astype(np.int64)),
-            _offsets(counts.tolist()),
+            self.choices.select(runs(starts, counts)),
+            _offsets(counts),
             None if self.injected is None else self.injected[self.target_places(indices)],
         )
 
     def target_places(self, indices: IntArray) -> IntArray:
         """Where the target tokens of some examples stand in targets.ids."""
-        offsets = self.targets.offsets
-        return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])
+        first = self.targets.offsets[indices]
+        return runs(first, self.targets.offsets[indices + 1] - first)
 
     def save(self, folder: Path, split: str) -> None:
         """Write the token ids so that `TaskData(folder).tokens(split)` reads them."""
@@ -287,142 +294,5 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
-def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+def _offsets(lengths: Sequence[int] | IntArray) -> IntArray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-
-
-def collate(
-    data: TokenSplit,
-    indices: IntArray,
-    *,
-    architecture: Architecture,
-    pad_id: int,
-    start_id: int | None,
-    teacher: TeacherSignal | None = None,
-    pack: bool = False,
-) -> Batch:
-    """A training micro-batch of the examples `indices`, padded on the right.
-
-    start_id: first token of an encoder-decoder's decoder. teacher: the signal of all target tokens of the split, of
-    which this batch's are taken. pack: put several examples into a row (see catsweep.packing); a decoder's alone.
-    """
-    parts = [(data, indices, teacher)]
-    return collate_parts(parts, architecture=architecture, pad_id=pad_id, start_id=start_id, pack=pack)
-
-
-def collate_parts(
-    parts: Sequence[tuple[TokenSplit, IntArray, TeacherSignal | None]],
-    *,
-    architecture: Architecture,
-    pad_id: int,
-    start_id: int | None,
-    pack: bool = False,
-) -> Batch:
-    """A training micro-batch of examples of several splits behind one another, each with the signal of its own split;
-    see `collate`."""
-    prompts = [data.prompts[index] for data, indices, _ in parts for index in indices]
-    targets = [data.targets[index] for data, indices, _ in parts for index in indices]
-    lengths = [len(prompt) + len(target) - 1 for prompt, target in zip(prompts, targets, strict=True)]
-    if pack and (rows := pack_rows(lengths)) is not None:
-        batch = packed_batch(prompts, targets, rows, pad_id=pad_id)
-    else:
-        batch = sequence_batch(prompts, targets, architecture=architecture, pad_id=pad_id, start_id=start_id)
-    masks = [data.injected[data.target_places(indices)] for data, indices, _ in parts if data.injected is not None]
-    if masks:
-        batch = replace(batch, injected_N=torch.from_numpy(np.concatenate(masks)))
-    taken = [
-        teacher.take(torch.from_numpy(data.target_places(indices)))
-        for data, indices, teacher in parts
-        if teacher is not None
-    ]
-    if not taken:
-        return batch
-    return replace(batch, teacher=taken[0] if len(taken) == 1 else _joined(taken))
-
-
-def _joined(signals: Sequence[TeacherSignal]) -> TeacherSignal:
-    ids = [signal.ids_NK for signal in signals if signal.ids_NK is not None]
-    weights = [signal.weights_NK for signal in signals if signal.weights_NK is not None]
-    return TeacherSignal(
-        rank_N=torch.cat([signal.rank_N for signal in signals]),
-        logprob_N=torch.cat([signal.logprob_N for signal in signals]),
-        ids_NK=torch.cat(ids) if ids else None,
-        weights_NK=torch.cat(weights) if weights else None,
-    )
-
-
-def sequence_batch(
-    prompts: Sequence[NDArray[np.int32]],
-    targets: Sequence[NDArray[np.int32]],
-    *,
-    architecture: Architecture,
-    pad_id: int,
-    start_id: int | None,
-) -> Batch:
-    """A batch of prompt-target pairs, padded on the right, with logits asked for at the target positions."""
-    lengths = np.array([len(target) for target in targets])
-    target_ids = torch.from_numpy(np.concatenate(targets).astype(np.int64))
-    if architecture == "encoder_decoder":
-        assert start_id is not None
-        input_ids, mask = _pad(prompts, pad_id)
-        decoder_ids, _ = _pad([np.concatenate([[start_id], target[:-1]]) for target in targets], pad_id)
-        places = places_of(np.arange(len(targets)) * decoder_ids.shape[1], lengths)
-        return Batch(input_ids, mask, places, target_ids, decoder_input_ids_BT=decoder_ids)
-    input_ids, mask = _pad([read_tokens(p, t) for p, t in zip(prompts, targets, strict=True)], pad_id)
-    before = np.array([len(prompt) - 1 for prompt in prompts])
-    first = np.arange(len(prompts)) * input_ids.shape[1] + before
-    return Batch(input_ids, mask, places_of(first, lengths), target_ids)
-
-
-def packed_batch(
-    prompts: Sequence[NDArray[np.int32]],
-    targets: Sequence[NDArray[np.int32]],
-    rows: Sequence[Sequence[int]],
-    *,
-    pad_id: int,
-) -> Batch:
-    """A decoder's batch of prompt-target pairs with the examples of each row one behind another. Target tokens keep the
-    order of the examples."""
-    texts = [read_tokens(p, t) for p, t in zip(prompts, targets, strict=True)]
-    width = max(sum(len(texts[index]) for index in row) for row in rows)
-    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    positions = np.zeros_like(input_ids)
-    first = np.empty(len(texts), dtype=np.int64)
-    for number, row in enumerate(rows):
-        start = 0
-        for index in row:
-            end = start + len(texts[index])
-            input_ids[number, start:end] = texts[index]
-            positions[number, start:end] = np.arange(end - start)
-            first[index] = number * width + start + len(prompts[index]) - 1
-            start = end
-        positions[number, start:] = np.arange(width - start)  # padding, an example of its own
-    return Batch(
-        torch.from_numpy(input_ids),
-        None,
-        places_of(first, np.array([len(target) for target in targets])),
-        torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        position_ids_BS=torch.from_numpy(positions),
-    )
-
-
-def read_tokens(prompt: NDArray[np.int32], target: NDArray[np.int32]) -> NDArray[np.int32]:
-    """What a decoder reads of an example: nothing follows the last target token."""
-    return np.concatenate([prompt, target[:-1]])
-
-
-def places_of(first: IntArray, lengths: IntArray) -> torch.Tensor:
-    """The positions of target tokens: of each example `lengths` behind one another, from `first` on. Of a decoder, the logits
-    behind the last prompt token predict the first target token."""
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return torch.from_numpy(np.repeat(first, lengths) + within)
-
-
-def _pad(rows: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)

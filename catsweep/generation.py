@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from catsweep.answers import Answer, FloatArray, answer_columns, token_statistics
+from catsweep.batches import sequence_batch
 from catsweep.cascade.latency import BatchSeconds
-from catsweep.data import TokenSplit, sequence_batch
+from catsweep.data import TokenSplit
 from catsweep.first_choice import first_choice
 from catsweep.joining import DecoderBatch, EncoderDecoderBatch
 from catsweep.logit_rows import SLICE_LOGITS

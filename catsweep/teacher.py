@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from catsweep.data import TokenSplit, collate
+from catsweep.batches import collate
+from catsweep.data import TokenSplit
 from catsweep.logit_rows import RowReading, read_rows_of_logits
 from catsweep.models import Architecture, TargetLogits
 from catsweep.records import MANIFEST, read_json, write_atomic

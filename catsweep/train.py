@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from catsweep.batches import collate, collate_parts, packed_batch
 from catsweep.checkpoint import load_checkpoint, save_checkpoint
-from catsweep.data import TokenSplit, collate, collate_parts, packed_batch
+from catsweep.data import TokenSplit
 from catsweep.errors import TrialDivergedError
 from catsweep.filters.build import compares_tokens
 from catsweep.filters.injected import detection
@@ -60,7 +61,7 @@ class TrainingData:
     def packed_for(self, module: TargetLogits) -> TrainingData:
         """The same examples, packed where the model reads them so: tried on two of them, in eval mode."""
         few = self.places(np.arange(min(2, len(self))))
-        prompts, targets = ([lists[index] for index in few] for lists in (self.tokens.prompts, self.tokens.targets))
+        prompts, targets = (lists.select(few) for lists in (self.tokens.prompts, self.tokens.targets))
         one_row = packed_batch(prompts, targets, [[*range(len(few))]], pad_id=self.pad_id)
         padded = replace(self, pack=False).batch(np.arange(len(few)))
         return replace(self, pack=module.reads_packed(padded, one_row))

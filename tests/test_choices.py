@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_evaluate import GPT2, LLAMA, MODELS, T5, TOKENIZER, lists, make
 
+from catsweep.batches import sequence_batch
 from catsweep.choices import num_rows, plain_statistics, score_choices, shared_statistics, shares_prompts
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 

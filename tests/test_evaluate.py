@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from catsweep.answers import Answer, token_statistics
+from catsweep.batches import sequence_batch
 from catsweep.choices import score_choices
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.generation import cut_output, generate
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel

@@ -12,8 +12,9 @@ from test_evaluate import LLAMA, MODELS, TOKENIZER, make
 from torch import Tensor
 
 from catsweep import generation, joining
+from catsweep.batches import sequence_batch
 from catsweep.cascade.latency import BatchSeconds
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.generation import Found, cached_tokens, cut_output, generate, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
 from catsweep.reading import Gaps, GrowingLayer

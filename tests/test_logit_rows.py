@@ -132,3 +132,20 @@ def test_blocks_are_taken_where_they_are_fewer_than_the_whole(
         )
     )
     assert called == ["blocks" if in_blocks else "plain"]
+
+
+@pytest.mark.parametrize("levels", [4, 40, 10**6])
+def test_the_most_probable_tokens_of_few_logits_are_topks(levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    distribution = DistributionSpec(kind="top_k", num_entries=7)
+    for _ in range(20):
+        logits = torch.randint(levels, (30, 48), generator=generator) * (8.0 / levels)
+        reading = read_plainly(
+            logits, torch.zeros(30, dtype=torch.int64), distribution=distribution, vocab_size=40, generator=generator
+        )
+        expected = logits.softmax(1)[:, :40].topk(7, dim=1)
+        assert reading.ids_NK is not None
+        assert reading.probs_NK is not None
+        assert all(len(set(ids)) == 7 for ids in reading.ids_NK.tolist())
+        assert torch.allclose(reading.probs_NK, expected.values, rtol=1e-5)
+        assert torch.allclose(logits.softmax(1).gather(1, reading.ids_NK), expected.values, rtol=1e-5)

@@ -16,7 +16,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from catsweep.data import sequence_batch
+from catsweep.batches import sequence_batch
 from catsweep.errors import ModelError
 from catsweep.models import (
     TRUSTED_VARIABLE,

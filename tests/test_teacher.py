@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from catsweep.batches import sequence_batch
 from catsweep.cache import is_complete
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.filters.top_k import target_rank
 from catsweep.models import TargetLogits, build_model
 from catsweep.prepare import load_prepared, prepare_task

@@ -16,8 +16,9 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from measure import Row, paired, row, write
 
+from catsweep.batches import sequence_batch
 from catsweep.choices import num_rows, score_choices
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.models import Architecture, TargetLogits, architecture_of, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 from catsweep.tokenization import make_tokenizer

@@ -22,7 +22,8 @@ from measure import Row, paired, row, write
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from catsweep.answers import Answer
-from catsweep.data import Tokens, TokenSplit, sequence_batch
+from catsweep.batches import sequence_batch
+from catsweep.data import Tokens, TokenSplit
 from catsweep.generation import generate, plain_tokens
 from catsweep.models import TargetLogits, build_model
 from catsweep.spec.model import ByteTokenizer, ScratchModel

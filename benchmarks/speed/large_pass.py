@@ -21,7 +21,8 @@ from measure import Row, paired, row, write
 from step import llama
 from transformers import AutoModelForCausalLM
 
-from catsweep.data import Tokens, TokenSplit, collate
+from catsweep.batches import collate
+from catsweep.data import Tokens, TokenSplit
 from catsweep.models import TargetLogits
 from catsweep.spec.sweep import DistributionSpec
 from catsweep.teacher import SignalArrays, teacher_pass

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from catsweep.data import Tokens, TokenSplit, places_of, read_tokens
+from catsweep.data import Tokens, TokenSplit, runs
 from catsweep.losses.build import small_opinion, token_terms, token_weights
 from catsweep.models import TargetLogits, build_model
 from catsweep.packing import _fill, pack_rows
@@ -169,7 +169,7 @@ def packed_batch(data: TrainingData, indices: Sequence[np.ndarray], num_trials: 
     """The examples `indices` of each trial, several to a row, with as many rows of one width for all trials. One list of
     indices: all trials have the same."""
     tokens = data.tokens
-    texts = [[read_tokens(tokens.prompts[i], tokens.targets[i]) for i in own] for own in indices]
+    texts = [[np.concatenate([tokens.prompts[i], tokens.targets[i][:-1]]) for i in own] for own in indices]
     lengths = [[len(text) for text in own] for own in texts]
     num_rows = len(pack_rows(lengths[0]) or lengths[0])
     fills = [_fill(own, sorted(range(len(own)), key=lambda i: -own[i]), num_rows) for own in lengths]
@@ -190,7 +190,7 @@ def packed_batch(data: TrainingData, indices: Sequence[np.ndarray], num_trials: 
     example_KRW = torch.from_numpy(example)
     seen_KRWW = (example_KRW[..., :, None] == example_KRW[..., None, :]).tril()
     mask_KRWW = torch.zeros(seen_KRWW.shape).masked_fill_(~seen_KRWW, -torch.inf)
-    places = [places_of(f, tokens.targets.lengths[own]) for f, own in zip(first, indices, strict=True)]
+    places = [torch.from_numpy(runs(f, tokens.targets.lengths[own])) for f, own in zip(first, indices, strict=True)]
     flat = torch.from_numpy(np.concatenate([tokens.target_places(own) for own in indices]))
     target_ids = torch.from_numpy(np.concatenate([tokens.targets[i] for own in indices for i in own]).astype(np.int64))
     assert data.teacher is not None
