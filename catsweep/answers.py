@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, cat, split, stack
 
 from catsweep.first_choice import first_choice
-from catsweep.logit_rows import SLICE_LOGITS, num_rows_at_once
+from catsweep.logit_rows import SCAN_LOGITS, num_rows_at_once
 
 FloatArray = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def token_statistics(logits_NV: Tensor, ids_M: Tensor | None = None, places_M: T
     (N, 3), of the most probable token at each place, where ids_M is None; else (M, 3), of the tokens ids_M at the places
     places_M (all places in their order where that is None).
     """
-    slices = split(logits_NV, num_rows_at_once(logits_NV, SLICE_LOGITS))
+    slices = split(logits_NV, num_rows_at_once(logits_NV, SCAN_LOGITS))
     largest_N, log_sum_N, entropy_N, margin_N = cat([_of_rows(rows_NV) for rows_NV in slices], dim=1)
     if ids_M is None:
         return stack([-log_sum_N, entropy_N, margin_N], dim=1)

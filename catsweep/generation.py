@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from catsweep.batches import sequence_batch
 from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import TokenSplit
 from catsweep.first_choice import first_choice
+from catsweep.inference import inference
 from catsweep.joining import DecoderBatch, EncoderDecoderBatch
-from catsweep.logit_rows import SLICE_LOGITS
+from catsweep.logit_rows import SCAN_LOGITS
 from catsweep.models import Architecture, TargetLogits
-from catsweep.reading import Gaps, agrees, can_read_on
+from catsweep.reading import Gaps, agrees, can_read_on, laid_for_few_rows
 from catsweep.tensors import to_device
 
 Ids = NDArray[np.int32]
@@ -61,22 +63,25 @@ def generate(
     serves = serves_loop(module, tokenizer, architecture)
     at_once = len(indices) or 1 if serves and architecture == "decoder" else batch_size
     answers: dict[int, Answer] = {}
-    for start in range(0, len(indices), at_once):
-        chosen = by_length[start : start + at_once]
-        prompts = [data.prompts[index] for index in chosen]
-        clock = _Clock([] if timings is None else timings)
-        if serves:
-            found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock)
-        else:
-            clock.joins(data.prompts.lengths[chosen])
-            found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
-        ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
-        if not serves:
-            clock.stop(sum(num_tokens for _, num_tokens in ends))
-        for index, prompt, (output, num_tokens), (_, statistics) in zip(
-            chosen.tolist(), prompts, ends, found, strict=True
-        ):
-            answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
+    with laid_for_few_rows(module.model) if serves else nullcontext():
+        for start in range(0, len(indices), at_once):
+            chosen = by_length[start : start + at_once]
+            prompts = [data.prompts[index] for index in chosen]
+            clock = _Clock([] if timings is None else timings)
+            if serves:
+                found = cached_tokens(
+                    module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock
+                )
+            else:
+                clock.joins(data.prompts.lengths[chosen])
+                found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
+            ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
+            if not serves:
+                clock.stop(sum(num_tokens for _, num_tokens in ends))
+            for index, prompt, (output, num_tokens), (_, statistics) in zip(
+                chosen.tolist(), prompts, ends, found, strict=True
+            ):
+                answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
     return [answers[index] for index in indices.tolist()]
 
 
@@ -149,7 +154,7 @@ def _agrees(module: TargetLogits, tokenizer: PreTrainedTokenizerBase, architectu
     return agrees(np.concatenate([statistics for _, statistics in found])[:, 0], plain[:, 0], module)
 
 
-@torch.no_grad()
+@inference
 def cached_tokens(
     module: TargetLogits,
     tokenizer: PreTrainedTokenizerBase,
@@ -237,11 +242,11 @@ class _Log:
         of an answer."""
         picked = []
         # Few logits are kept for some steps; of many, each part is summarised before the next one takes its place.
-        keeps = len(whole) * self.module.model.get_output_embeddings().weight.shape[0] <= SLICE_LOGITS
+        keeps = len(whole) * self.module.model.get_output_embeddings().weight.shape[0] <= SCAN_LOGITS
         for _, logits_NV in self.module.head_in_parts(whole, room=None if keeps else self.room):
             picked.append(first_choice(logits_NV))
             self.logits.append(logits_NV)
-            if not keeps or sum(logits.numel() for logits in self.logits) > SLICE_LOGITS:
+            if not keeps or sum(logits.numel() for logits in self.logits) > SCAN_LOGITS:
                 self._summarise()
         ids_B = picked[0] if len(picked) == 1 else torch.cat(picked)
         ids = ids_B.cpu().numpy()

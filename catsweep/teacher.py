@@ -26,6 +26,7 @@ from torch import Tensor
 
 from catsweep.batches import collate
 from catsweep.data import TokenSplit
+from catsweep.inference import inference
 from catsweep.logit_rows import RowReading, read_rows_of_logits
 from catsweep.models import Architecture, TargetLogits
 from catsweep.records import MANIFEST, read_json, write_atomic
@@ -166,7 +167,7 @@ def any_of(signals: Sequence[TeacherSignal], distribution: TeacherSignal) -> Tea
     return replace(distribution, rank_N=rank, logprob_N=logprob)
 
 
-@torch.no_grad()
+@inference
 def teacher_pass(
     module: TargetLogits,
     data: TokenSplit,

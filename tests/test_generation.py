@@ -17,7 +17,7 @@ from catsweep.cascade.latency import BatchSeconds
 from catsweep.data import Tokens, TokenSplit
 from catsweep.generation import Found, cached_tokens, cut_output, generate, plain_tokens, serves_loop
 from catsweep.models import TargetLogits, architecture_of, build_model
-from catsweep.reading import Gaps, GrowingLayer
+from catsweep.reading import Gaps, GrowingLayer, laid_for_few_rows
 from catsweep.spec.model import ByteTokenizer, ScratchModel
 
 NEW_TOKENS = 24
@@ -69,7 +69,7 @@ def test_the_loop_finds_what_transformers_finds(config: dict[str, Any], fast: bo
 def test_statistics_are_the_same_however_few_steps_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     module = with_an_end(make(LLAMA))
     expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
-    monkeypatch.setattr(generation, "SLICE_LOGITS", 1000)
+    monkeypatch.setattr(generation, "SCAN_LOGITS", 1000)
     found = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     assert [ids for ids, _ in found] == [ids for ids, _ in expected]
     same(found, expected)
@@ -80,7 +80,7 @@ def test_logits_in_parts_are_summarised_before_others_take_their_place(monkeypat
     assert module.choose_path(sequence_batch(PROMPTS, PROMPTS, architecture="decoder", pad_id=0, start_id=None))
     expected = cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     monkeypatch.setattr(TargetLogits, "part_rows", len(PROMPTS) - 1)  # the last part is one row
-    monkeypatch.setattr(generation, "SLICE_LOGITS", 2 * len(TOKENIZER))
+    monkeypatch.setattr(generation, "SCAN_LOGITS", 2 * len(TOKENIZER))
     same(cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS), expected)
 
 
@@ -274,3 +274,31 @@ def test_a_growing_cache_holds_what_was_put_in_row_by_row() -> None:
         assert torch.equal(one[:2], old)
         assert torch.equal(one[2:, :, length - 9 :], part)
         assert one.isfinite().all()
+
+
+def test_what_a_model_keeps_of_a_generation_may_be_trained_with() -> None:
+    module = make(LLAMA)
+    rotary = module.model.base_model.rotary_emb
+
+    def keep(part: torch.nn.Module, arguments: Any, found: tuple[torch.Tensor, torch.Tensor]) -> None:
+        part.kept = found[0]
+
+    rotary.register_forward_hook(keep)
+    cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    (rotary.kept.mean() * module.model.get_output_embeddings().weight).sum().backward()
+
+
+def test_weights_lie_as_before_behind_a_generation() -> None:
+    module = make(LLAMA)
+    weights = dict(module.named_parameters())
+    before = {key: (weight.clone(), weight.stride()) for key, weight in weights.items()}
+    with laid_for_few_rows(module.model):
+        changed = [key for key, weight in weights.items() if weight.stride() != before[key][1]]
+        assert "model.model.layers.0.mlp.up_proj.weight" in changed
+        assert "model.model.embed_tokens.weight" not in changed
+        assert all(torch.equal(weight, before[key][0]) for key, weight in weights.items())
+    cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    for key, weight in weights.items():
+        assert torch.equal(weight, before[key][0])
+        assert weight.stride() == before[key][1]
+        assert not weight.is_inference()
