@@ -285,7 +285,8 @@ def test_what_a_model_keeps_of_a_generation_may_be_trained_with() -> None:
 
     rotary.register_forward_hook(keep)
     cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
-    (rotary.kept.mean() * module.model.get_output_embeddings().weight).sum().backward()
+    weight = module.model.get_output_embeddings().weight[0, 0]
+    (rotary.kept * weight).sum().backward()  # which saves what was kept
 
 
 def test_weights_lie_as_before_behind_a_generation() -> None:
