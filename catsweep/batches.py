@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from catsweep.data import IntArray, Tokens, TokenSplit, runs
+from catsweep.data import IntArray, Tokens, TokenSplit, ranges
 from catsweep.models import Architecture
 from catsweep.packing import pack_rows
 from catsweep.tensors import Batch, TeacherSignal
@@ -88,7 +88,7 @@ def padded_batch(
     if architecture == "encoder_decoder":
         assert start_id is not None
         input_ids_BS = _padding(prompts.lengths, pad_id)
-        input_ids_BS.ravel()[runs(_starts(input_ids_BS), prompts.lengths)] = prompts.ids
+        input_ids_BS.ravel()[ranges(_starts(input_ids_BS), prompts.lengths)] = prompts.ids
         decoder_ids_BT = _padding(targets.lengths, pad_id)
         starts = _starts(decoder_ids_BT)
         decoder_ids_BT[:, 0] = start_id
@@ -96,7 +96,7 @@ def padded_batch(
         return Batch(
             torch.from_numpy(input_ids_BS),
             _mask(prompts.lengths),
-            torch.from_numpy(runs(starts, targets.lengths)),
+            torch.from_numpy(ranges(starts, targets.lengths)),
             _target_ids(targets),
             decoder_input_ids_BT=torch.from_numpy(decoder_ids_BT),
         )
@@ -116,7 +116,7 @@ def packed_batch(prompts: Tokens, targets: Tokens, rows: Sequence[Sequence[int]]
     # Padding is an example of its own at the end of each row.
     ends_of_rows = np.cumsum([len(row) for row in rows])
     sizes = np.insert(lengths[order], ends_of_rows, used.max() - used)
-    positions_BS = runs(np.zeros_like(sizes), sizes).reshape(input_ids_BS.shape)
+    positions_BS = ranges(np.zeros_like(sizes), sizes).reshape(input_ids_BS.shape)
     first = np.empty_like(lengths)
     first[order] = np.delete(np.cumsum(sizes) - sizes, ends_of_rows + np.arange(len(rows)))
     places_N = _write_texts(input_ids_BS, first, prompts, targets)
@@ -132,14 +132,14 @@ def packed_batch(prompts: Tokens, targets: Tokens, rows: Sequence[Sequence[int]]
 def _write_texts(ids_BS: IntArray, first: IntArray, prompts: Tokens, targets: Tokens) -> Tensor:
     """Write what a decoder reads of each example from place `first` on, counted through all rows, and say where the logits
     of its target tokens are: those behind the last prompt token predict the first of them, and nothing follows the last."""
-    ids_BS.ravel()[runs(first, prompts.lengths)] = prompts.ids
+    ids_BS.ravel()[ranges(first, prompts.lengths)] = prompts.ids
     _write_but_last(ids_BS, first + prompts.lengths, targets)
-    return torch.from_numpy(runs(first + prompts.lengths - 1, targets.lengths))
+    return torch.from_numpy(ranges(first + prompts.lengths - 1, targets.lengths))
 
 
 def _write_but_last(ids_BS: IntArray, first: IntArray, tokens: Tokens) -> None:
     kept = tokens.lengths - 1
-    ids_BS.ravel()[runs(first, kept)] = tokens.ids[runs(tokens.offsets[:-1], kept)]
+    ids_BS.ravel()[ranges(first, kept)] = tokens.ids[ranges(tokens.offsets[:-1], kept)]
 
 
 def _padding(lengths: IntArray, pad_id: int) -> IntArray:

@@ -31,7 +31,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Lists of token ids behind one another. ids: int32 (M,), memory-mapped. offsets: int64 (n + 1,)."""
+    """Lists of token ids behind one another. ids: int32 (M,), memory-mapped where they are stored. offsets: int64 (n + 1,)."""
 
     ids: NDArray[np.int32]
     offsets: IntArray
@@ -50,7 +50,7 @@ class Tokens:
     def select(self, indices: IntArray) -> Tokens:
         """A copy of some lists, in the order of `indices`."""
         lengths = self.offsets[indices + 1] - self.offsets[indices]
-        return Tokens(np.asarray(self.ids[runs(self.offsets[indices], lengths)]), _offsets(lengths))
+        return Tokens(np.asarray(self.ids[ranges(self.offsets[indices], lengths)]), _offsets(lengths))
 
     @classmethod
     def of(cls, lists: Sequence[NDArray[np.int32]]) -> Tokens:
@@ -58,8 +58,8 @@ class Tokens:
         return cls(np.concatenate([np.empty(0, np.int32), *lists]), _offsets([len(one) for one in lists]))
 
 
-def runs(first: IntArray, lengths: IntArray) -> IntArray:
-    """Whole numbers that count up from each of `first`, `lengths` of them, one run behind another: int64."""
+def ranges(first: IntArray, lengths: IntArray) -> IntArray:
+    """np.arange(first, first + length) of each, one behind another: int64."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(first - before, lengths) + np.arange(lengths.sum())
 
@@ -88,7 +88,7 @@ class TokenSplit:
         return TokenSplit(
             self.prompts.select(indices),
             self.targets.select(indices),
-            self.choices.select(runs(starts, counts)),
+            self.choices.select(ranges(starts, counts)),
             _offsets(counts),
             None if self.injected is None else self.injected[self.target_places(indices)],
         )
@@ -96,7 +96,7 @@ class TokenSplit:
     def target_places(self, indices: IntArray) -> IntArray:
         """Where the target tokens of some examples stand in targets.ids."""
         first = self.targets.offsets[indices]
-        return runs(first, self.targets.offsets[indices + 1] - first)
+        return ranges(first, self.targets.offsets[indices + 1] - first)
 
     def save(self, folder: Path, split: str) -> None:
         """Write the token ids so that `TaskData(folder).tokens(split)` reads them."""

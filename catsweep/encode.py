@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from catsweep.errors import DataError
 from catsweep.models import Architecture
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
@@ -42,6 +43,7 @@ class Encoder:
         max_prompt: int,
         max_target: int,
     ) -> None:
+        self.task = task
         self.tokenizer = tokenizer
         self.decoder = architecture == "decoder"
         self.delimiter = task.target_delimiter
@@ -53,13 +55,22 @@ class Encoder:
         self.num_cut = {"prompts": 0, "targets": 0}
 
     def encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-        """The token ids of the prompts, of the targets, and of the choices of all examples behind one another."""
+        """The token ids of the prompts, of the targets, and of the choices of all examples behind one another. Raises DataError
+        where there is no token of a choice."""
         texts = [self._split_prompt(example.prompt) for example in examples]
         encoded = self._encode([context for context, _ in texts], special=True)
         prompts = [self._without_end(ids) for ids in encoded] if self.decoder else encoded
         every = range(len(examples))
         of_choice = [index for index in every for _ in examples[index].choices]
-        choices = self._answers(texts, prompts, of_choice, [text for example in examples for text in example.choices])
+        choice_texts = [text for example in examples for text in example.choices]
+        choices = self._answers(texts, prompts, of_choice, choice_texts)
+        for index, text, ids in zip(of_choice, choice_texts, choices, strict=True):
+            if not ids:
+                raise DataError(
+                    f"task {self.task.task}, example {examples[index].id}: the tokeniser makes no token of the choice {text!r}; "
+                    "expected at least one, whose log-probability can be compared. Write the choice in characters that it knows "
+                    "(doc_to_choice), or take another tokeniser"
+                )
         if of_choice:  # the target of a choice task is one of its choices
             first = np.cumsum([0, *(len(example.choices) for example in examples)])
             targets = [choices[first[index] + example.label] for index, example in enumerate(examples)]

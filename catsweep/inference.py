@@ -24,12 +24,13 @@ def inference(function: Function) -> Function:
 
     @functools.wraps(function)
     def called(module: TargetLogits, *args: Any, **kwargs: Any) -> Any:
-        may = not module.sharded and type(module.model).__module__.startswith("transformers.")
-        with torch.no_grad(), torch.inference_mode(may):
-            result = function(module, *args, **kwargs)
-        if may:
-            _copy_what_was_kept(module)
-        return result
+        is_known = not module.sharded and type(module.model).__module__.startswith("transformers.")
+        try:
+            with torch.inference_mode(is_known), torch.no_grad():  # inference_mode(False) alone would turn gradients on
+                return function(module, *args, **kwargs)
+        finally:
+            if is_known:
+                _copy_what_was_kept(module)
 
     return cast(Function, called)
 

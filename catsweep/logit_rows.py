@@ -1,6 +1,6 @@
 """What the large model's pass keeps of rows of logits: rank and log-probability of the target, entries of the distribution.
 
-`read_plainly` asks torch for each of them, which reads every logit some twenty times; it serves small vocabularies and is the
+`read_plainly` takes one after another, which reads every logit some twenty times; it serves small vocabularies and is the
 reference. `read_in_blocks` takes maxima of blocks of `BLOCK` logits and sums of the blocks' exponentials, some rows at a time
 while a CPU's cache holds them, and looks into a few blocks. A block whose maximum is below the target's logit holds no token
 before it; the k most probable tokens lie in the k blocks with the largest maxima; and a token is drawn by
@@ -25,7 +25,7 @@ MAX_RANK = 255
 SLICE_LOGITS = 2**19
 """Logits that are read in one go: 2 MiB, so that a CPU's cache still holds them when they are read again."""
 SCAN_LOGITS = 2**18
-"""The same for `read_in_blocks`, which holds as many exponentials beside them: 1 MiB each."""
+"""The same where as many exponentials are held beside them, 1 MiB each."""
 BLOCK_LOGITS = 2**21
 """Logits of blocks that are looked into in one go on a CPU: each takes some 30 bytes there."""
 
@@ -79,7 +79,7 @@ def read_plainly(
     vocab_size: int,
     generator: torch.Generator,
 ) -> RowReading:
-    """The readings of some rows, each asked of torch."""
+    """The readings of some rows, one after another."""
     rank_N = target_rank(logits_NV, target_ids_N).clamp(max=MAX_RANK)
     logprobs_NV = logits_NV.log_softmax(1)
     logprob_N = logprobs_NV.gather(1, target_ids_N[:, None]).squeeze(1)
@@ -164,7 +164,7 @@ def _rank(blocks_NMB: Tensor, tail_NR: Tensor, maxima_NM: Tensor, target_N1: Ten
 
 def _top(values_NV: Tensor, num_entries: int) -> Tensor:
     """Ids of the largest values, the largest first: (N, K). On a CPU numpy finds the K-th largest of each row, which leaves K
-    to sort: a third of topk's time at V = 96. Rows with equal values at that place are topk's."""
+    to sort: a third of topk's time at V = 96. Where a row has equal values at that place, all rows are topk's."""
     if values_NV.device.type == "cpu":
         values = values_NV.numpy()
         smallest_N1 = np.partition(values, -num_entries, axis=1)[:, -num_entries, None]

@@ -165,7 +165,10 @@ def laid_for_few_rows(model: PreTrainedModel) -> Iterator[None]:
     weights = {
         id(module.weight): module.weight
         for module in model.modules()
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+        if type(module) is nn.Linear
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype == torch.float32
+        and module.weight.is_contiguous()
     }
     chosen = [weight for key, weight in weights.items() if key not in looked_up]
     try:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from catsweep.batches import packed_batch, padded_batch
-from catsweep.data import Tokens, runs
+from catsweep.data import Tokens, ranges
 
 PAD, START = 0, 1
 Lists = list[NDArray[np.int32]]
@@ -78,6 +78,6 @@ def test_a_packed_batch_is_its_examples_written_out(seed: int) -> None:
     assert batch.target_ids_N.tolist() == [token for target in targets for token in target]
 
 
-def test_runs_may_be_empty() -> None:
-    assert runs(np.array([5, 2, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert runs(np.array([], np.int64), np.array([], np.int64)).tolist() == []
+def test_ranges_may_be_empty() -> None:
+    assert ranges(np.array([5, 2, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+    assert ranges(np.array([], np.int64), np.array([], np.int64)).tolist() == []

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from catsweep import data
+from catsweep.errors import DataError
 from catsweep.spec.task import TaskSpec
 from catsweep.tasks.examples import Example
 
@@ -197,3 +198,16 @@ def test_an_encoder_keeps_the_white_space_of_its_prompt(tokenizer: PreTrainedTok
     ).tokens("train")  # fmt: skip
     assert split.prompts[0].tolist() == tokenizer("the new: ")["input_ids"]
     assert split.targets[0].tolist() == [*tokenizer("lower")["input_ids"], tokenizer.eos_token_id]
+
+
+def test_a_choice_without_a_token_is_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    forgetful = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), pad_token="<pad>", eos_token="<end>"
+    )
+    forgetful.backend_tokenizer.normalizer = normalizers.Replace("?", "")
+    example = Example("row 7", "7", "the new", "wide", ("wide",), ("wide", "??"), 0)
+    spec = task(output_type="multiple_choice", doc_to_choice=["wide", "??"], metric_list=[{"metric": "acc"}])
+    with pytest.raises(
+        DataError, match=r"made/words, example row 7: the tokeniser makes no token of the choice '\?\?'"
+    ):
+        write(tmp_path / "data", [example], spec, forgetful)

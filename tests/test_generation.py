@@ -303,3 +303,18 @@ def test_weights_lie_as_before_behind_a_generation() -> None:
         assert torch.equal(weight, before[key][0])
         assert weight.stride() == before[key][1]
         assert not weight.is_inference()
+
+
+def test_nothing_keeps_a_gradient_where_a_model_is_not_known_to_bear_inference_mode() -> None:
+    module = make(LLAMA)
+    modes = []
+    module.model.register_forward_hook(
+        lambda *call: modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
+    cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    type(module.model).__module__, known = "elsewhere", type(module.model).__module__
+    try:
+        cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
+    finally:
+        type(module.model).__module__ = known
+    assert set(modes) == {(False, True), (False, False)}

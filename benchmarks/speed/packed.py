@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from catsweep.data import Tokens, TokenSplit, runs
+from catsweep.data import Tokens, TokenSplit, ranges
 from catsweep.losses.build import small_opinion, token_terms, token_weights
 from catsweep.models import TargetLogits, build_model
 from catsweep.packing import _fill, pack_rows
@@ -190,7 +190,7 @@ def packed_batch(data: TrainingData, indices: Sequence[np.ndarray], num_trials: 
     example_KRW = torch.from_numpy(example)
     seen_KRWW = (example_KRW[..., :, None] == example_KRW[..., None, :]).tril()
     mask_KRWW = torch.zeros(seen_KRWW.shape).masked_fill_(~seen_KRWW, -torch.inf)
-    places = [torch.from_numpy(runs(f, tokens.targets.lengths[own])) for f, own in zip(first, indices, strict=True)]
+    places = [torch.from_numpy(ranges(f, tokens.targets.lengths[own])) for f, own in zip(first, indices, strict=True)]
     flat = torch.from_numpy(np.concatenate([tokens.target_places(own) for own in indices]))
     target_ids = torch.from_numpy(np.concatenate([tokens.targets[i] for own in indices for i in own]).astype(np.int64))
     assert data.teacher is not None
