@@ -206,7 +206,7 @@ def test_a_choice_without_a_token_is_named(tokenizer: PreTrainedTokenizerBase, t
     )
     forgetful.backend_tokenizer.normalizer = normalizers.Replace("?", "")
     example = Example("row 7", "7", "the new", "wide", ("wide",), ("wide", "??"), 0)
-    spec = task(output_type="multiple_choice", doc_to_choice=["wide", "??"], metric_list=[{"metric": "acc"}])
+    spec = task(output_type="multiple_choice", doc_to_choice=["wide", "??"], metric_list=[{"metric": "accuracy"}])
     with pytest.raises(
         DataError, match=r"made/words, example row 7: the tokeniser makes no token of the choice '\?\?'"
     ):
