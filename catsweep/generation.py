@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from catsweep.inference import inference
 from catsweep.joining import DecoderBatch, EncoderDecoderBatch
 from catsweep.logit_rows import SCAN_LOGITS
 from catsweep.models import Architecture, TargetLogits
-from catsweep.reading import Gaps, agrees, can_read_on, laid_for_few_rows
+from catsweep.reading import Gaps, agrees, can_read_on
 from catsweep.tensors import to_device
 
 Ids = NDArray[np.int32]
@@ -63,25 +62,22 @@ def generate(
     serves = serves_loop(module, tokenizer, architecture)
     at_once = len(indices) or 1 if serves and architecture == "decoder" else batch_size
     answers: dict[int, Answer] = {}
-    with laid_for_few_rows(module.model) if serves else nullcontext():
-        for start in range(0, len(indices), at_once):
-            chosen = by_length[start : start + at_once]
-            prompts = [data.prompts[index] for index in chosen]
-            clock = _Clock([] if timings is None else timings)
-            if serves:
-                found = cached_tokens(
-                    module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock
-                )
-            else:
-                clock.joins(data.prompts.lengths[chosen])
-                found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
-            ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
-            if not serves:
-                clock.stop(sum(num_tokens for _, num_tokens in ends))
-            for index, prompt, (output, num_tokens), (_, statistics) in zip(
-                chosen.tolist(), prompts, ends, found, strict=True
-            ):
-                answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
+    for start in range(0, len(indices), at_once):
+        chosen = by_length[start : start + at_once]
+        prompts = [data.prompts[index] for index in chosen]
+        clock = _Clock([] if timings is None else timings)
+        if serves:
+            found = cached_tokens(module, tokenizer, prompts, max_new_tokens, until, batch_size=batch_size, clock=clock)
+        else:
+            clock.joins(data.prompts.lengths[chosen])
+            found = plain_tokens(module, tokenizer, prompts, max_new_tokens)
+        ends = [cut_output(tokenizer, ids, until) for ids, _ in found]
+        if not serves:
+            clock.stop(sum(num_tokens for _, num_tokens in ends))
+        for index, prompt, (output, num_tokens), (_, statistics) in zip(
+            chosen.tolist(), prompts, ends, found, strict=True
+        ):
+            answers[index] = Answer(output.strip(), len(prompt), *answer_columns(statistics[:num_tokens]))
     return [answers[index] for index in indices.tolist()]
 
 

@@ -8,14 +8,13 @@ positions that count on from each prompt's end.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -154,30 +153,6 @@ def can_read_on(module: TargetLogits) -> bool:
 def _layers(model: PreTrainedModel) -> list[Any]:
     layers: list[Any] = DynamicCache(config=model.config).layers
     return layers
-
-
-@contextmanager
-def laid_for_few_rows(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the weights of a model's linear layers lie input by input in memory instead of output by output, on a CPU: the
-    same numbers in the same shapes. A product of up to some hundred rows, as each step of decoding is, reads them a quarter to a
-    half faster so. Weights that an embedding looks up too stay as they are. [ours]"""
-    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    weights = {
-        id(module.weight): module.weight
-        for module in model.modules()
-        if type(module) is nn.Linear
-        and module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.float32
-        and module.weight.is_contiguous()
-    }
-    chosen = [weight for key, weight in weights.items() if key not in looked_up]
-    try:
-        for weight in chosen:
-            weight.data = weight.data.T.contiguous().T
-        yield
-    finally:
-        for weight in chosen:
-            weight.data = weight.data.contiguous()
 
 
 class Reading:
