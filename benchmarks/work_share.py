@@ -3,8 +3,8 @@
 Seconds from the start to the record of each run, however it ended, without those before its first step, over the clock from the
 first start to the last record, times the slots. Of `all`, what is left is the driver's: processes, suggestions, records,
 waiting; and the making of models. Confirmed runs of one task may go on beside trials of others; then the shares of either alone
-are too low. An interrupted sweep counts its pause as waiting. `--write TEXT` writes the share as a row of
-benchmarks/results.md, which TEXT describes: what was run, and by which command.
+are too low. An interrupted sweep counts its pause as waiting. `--write COMMAND` writes the share as a row
+of benchmarks/results.md; COMMAND is what the sweep was run by.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Folder of the sweep")
     parser.add_argument("--slots", type=int, default=2, help="Runs that the cluster has room for at once")
-    parser.add_argument("--write", metavar="TEXT", help="Write benchmarks/results/work_share.json")
+    parser.add_argument("--write", metavar="COMMAND", help="Write benchmarks/results/work_share.json")
     arguments = parser.parse_args()
     roles = {role: read_records(arguments.folder, role) for role in ("trials", "confirm")}
     roles["all"] = [*roles["trials"], *roles["confirm"]]
@@ -41,8 +41,8 @@ def main() -> None:
         from measure import Row, write
 
         note = f"the ratio is the work share; {text}"
-        command = f"python benchmarks/work_share.py ~/catsweep/{arguments.folder.name}"
-        what = f"slots' time outside training and evaluation: {arguments.write}"
+        command = f"{arguments.write}; python benchmarks/work_share.py ~/catsweep/{arguments.folder.name}"
+        what = f"slots' time outside training and evaluation, {len(roles['all'])} runs of {arguments.folder.name}"
         write("work_share", [Row(what, 1 - share, 1.0, "share", "all of it", [share], "at least 0.9", note)], command)
 
 

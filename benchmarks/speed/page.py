@@ -34,6 +34,7 @@ ORDER = (
     "curves",
     "sweep",
     "sweep_220",
+    "work_share",
     "loading",
     "scale",
     "packed",
