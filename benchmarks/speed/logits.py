@@ -66,7 +66,7 @@ def cases(vocab_size: int) -> list[tuple[str, str, Callable[[], object], Callabl
         *(
             (
                 f"large model's pass: {what}",
-                "torch's operations one after another, 2 MiB at a time",
+                "torch's and numpy's operations one after another, 2 MiB at a time",
                 functools.partial(read, read_in_blocks, PART_ROWS, distribution=distribution),
                 functools.partial(read, read_plainly, SLICE_LOGITS // vocab_size, distribution=distribution),
             )

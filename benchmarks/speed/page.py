@@ -9,8 +9,8 @@ from measure import RESULTS
 
 HEAD = """# Benchmarks
 
-`make bench` measures all of this again but what needs a GPU, in some two and a half hours; each part's command measures that
-part. Peers are installed by `pip install -e '.[benchmarks]'` and used the way their documentation shows. A ratio is the
+`make bench` measures this again, in some two and a half hours, but the parts Sweep 220 and Work share and what needs a GPU; each
+part's command measures that part. Peers are installed by `pip install -e '.[benchmarks]'` and used the way their documentation shows. A ratio is the
 peer's figure divided by ours, the median of pairs taken in turn in one run, with the smallest and the largest; one number is
 one pair. More is better for us. `goal` was set before anything was measured; how many rows are taken at once was chosen
 later.
@@ -20,8 +20,8 @@ WITHOUT_GPU = """
 ## Gpu
 
 `python benchmarks/gpu.py`, on a machine with a card, writes this part: the step, the chunked loss beside Liger's fused linear
-cross-entropy, and packed trials. It needs torch, transformers and pydantic only, and `pip install liger-kernel` for
-Liger's rows. No card's figures are here yet.
+cross-entropy, and packed trials. It needs torch, transformers and pydantic only, and `pip install -e
+'.[benchmarks-gpu]'` for Liger's rows. No card's figures are here yet.
 """
 ORDER = (
     "step",
