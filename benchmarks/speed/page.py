@@ -10,10 +10,10 @@ from measure import RESULTS
 HEAD = """# Benchmarks
 
 `make bench` measures this again, in some two and a half hours, but the part Work share and what needs a GPU, and puts all
-lengths of a sweep's trials into one part; each part's command measures that part. Peers are installed by `pip install -e '.[benchmarks]'` and used the way their documentation
-shows. A ratio is the peer's figure divided by ours, the median of pairs taken in turn in one run, with the smallest and the
-largest; one number is one pair. More is better for us. `goal` was set before anything was measured; how many rows are taken at
-once was chosen later.
+lengths of a sweep's trials into one part; each part's command measures that part. Peers are installed by `pip install -e
+'.[benchmarks]'` and used the way their documentation shows. A ratio is the peer's figure divided by ours, the median of pairs
+taken in turn in one run, with the smallest and the largest; one number is one pair. More is better for us. `goal` was set
+before anything was measured; how many rows are taken at once was chosen later.
 [docs/performance.md](../docs/performance.md) says what bounds each figure, and what was tried and dropped.
 """
 WITHOUT_GPU = """
