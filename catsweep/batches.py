@@ -49,8 +49,8 @@ def collate_parts(
 ) -> Batch:
     """A training micro-batch of examples of several splits behind one another, each with the signal of its own split;
     see `collate`."""
-    prompts = _behind_one_another([data.prompts.select(indices) for data, indices, _ in parts])
-    targets = _behind_one_another([data.targets.select(indices) for data, indices, _ in parts])
+    prompts = Tokens.joined([data.prompts.select(indices) for data, indices, _ in parts])
+    targets = Tokens.joined([data.targets.select(indices) for data, indices, _ in parts])
     if pack and (rows := pack_rows((prompts.lengths + targets.lengths - 1).tolist())) is not None:
         batch = packed_batch(prompts, targets, rows, pad_id=pad_id)
     else:
@@ -158,13 +158,6 @@ def _mask(lengths: IntArray) -> Tensor:
 
 def _target_ids(targets: Tokens) -> Tensor:
     return torch.from_numpy(targets.ids.astype(np.int64))
-
-
-def _behind_one_another(parts: Sequence[Tokens]) -> Tokens:
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Tokens(np.concatenate([part.ids for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _joined(signals: Sequence[TeacherSignal]) -> TeacherSignal:

@@ -57,6 +57,13 @@ class Tokens:
         """Lists of token ids as one."""
         return cls(np.concatenate([np.empty(0, np.int32), *lists]), _offsets([len(one) for one in lists]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The lists of several, behind one another."""
+        return cls(
+            np.concatenate([part.ids for part in parts]), _offsets(np.concatenate([part.lengths for part in parts]))
+        )
+
 
 def ranges(first: IntArray, lengths: IntArray) -> IntArray:
     """np.arange(first, first + length) of each, one behind another: int64."""

@@ -287,6 +287,10 @@ def test_what_a_model_keeps_of_a_generation_may_be_trained_with() -> None:
     cached_tokens(module, TOKENIZER, PROMPTS, NEW_TOKENS)
     weight = module.model.get_output_embeddings().weight[0, 0]
     (rotary.kept * weight).sum().backward()  # which saves what was kept
+    assert not rotary.kept.is_inference()
+    head = module.model.get_output_embeddings().weight
+    assert head.grad is not None
+    assert float(head.grad[0, 0]) == pytest.approx(float(rotary.kept.sum()))
 
 
 def test_nothing_keeps_a_gradient_where_a_model_is_not_known_to_bear_inference_mode() -> None:
